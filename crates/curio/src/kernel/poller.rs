@@ -1,0 +1,198 @@
+//! Waiting for descriptors: the kernel's one place to sleep.
+//!
+//! Facts. Linux reports readiness through epoll. In edge-triggered mode it
+//! reports a descriptor once when it becomes ready and again only after new
+//! bytes, room or a hang-up; so a program that remembers "ready until a short
+//! read or EAGAIN" needs no further call to epoll while data flows. A hang-up
+//! that came together with the last bytes makes no second edge, but the event
+//! carries `EPOLLRDHUP`, so it can be remembered too.
+//!
+//! Meaning for us. A connection is registered once, for both directions, when a
+//! task first has to wait on it. An echo then costs two system calls, `recv` and
+//! `send`, and its share of one `epoll_wait`.
+//!
+//! Choice. Epoll through `rustix`, without `unsafe`. The `polling` crate was the
+//! first plan; it hides `EPOLLRDHUP`, without which a short read could not clear
+//! the cache, and re-arms a timerfd with two further system calls at each wait.
+//!
+//! Trade-off. Linux only for now; another system is another implementation of
+//! [`Poller`]. A poller without edges (a Python selector) is armed at each wait
+//! and disarmed when it reports: [`Poller::arm`] is told the interest each time.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::epoll;
+
+/// What a poller saw happen to one registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The token under which the descriptor was registered.
+    pub token: u64,
+    /// A read would not block now.
+    pub readable: bool,
+    /// A write would not block now.
+    pub writable: bool,
+    /// The peer will send no more, or the descriptor has failed: reads stay ready for good.
+    pub hangup: bool,
+}
+
+/// Where a kernel waits for descriptors.
+///
+/// Called by the kernel's thread only, but for [`Poller::notifier`]'s result.
+pub trait Poller {
+    /// Starts watching `fd`, in both directions where edges are reported.
+    fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()>;
+
+    /// Says what a task is about to wait for on a watched descriptor.
+    ///
+    /// A poller that reports edges needs no such hint.
+    fn arm(&self, fd: BorrowedFd<'_>, token: u64, read: bool, write: bool) -> io::Result<()> {
+        let _ = (fd, token, read, write);
+        Ok(())
+    }
+
+    /// Stops watching. The descriptor may be closed already.
+    fn remove(&self, fd: RawFd, token: u64);
+
+    /// Waits until something happens or `timeout` has passed, and appends the events.
+    ///
+    /// `None` waits without limit. Returning early, with no event, is fine.
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends a [`Poller::wait`] from another thread.
+    fn notifier(&self) -> Arc<dyn Fn() + Send + Sync>;
+}
+
+/// The token of the poller's own bell.
+const BELL: u64 = u64::MAX;
+
+/// Linux's epoll.
+pub struct Epoll {
+    epoll: OwnedFd,
+    bell: Arc<OwnedFd>,
+}
+
+impl Epoll {
+    /// Opens an epoll instance and the descriptor that can wake it.
+    pub fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = Arc::new(rustix::event::eventfd(
+            0,
+            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
+        )?);
+        epoll::add(&epoll, &*bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
+        Ok(Epoll { epoll, bell })
+    }
+
+    /// Watches a descriptor level-triggered, as a bell: waits end when it is
+    /// readable, and it is reported under `token` until it has been drained.
+    pub fn add_level(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
+    fn silence(&self) {
+        let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
+    }
+}
+
+impl Poller for Epoll {
+    fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        use epoll::EventFlags as F;
+        let flags = F::IN | F::OUT | F::RDHUP | F::ET;
+        let data = epoll::EventData::new_u64(token);
+        match epoll::add(&self.epoll, fd, data, flags) {
+            // The same open file is still watched under a former owner's token.
+            Err(rustix::io::Errno::EXIST) => epoll::modify(&self.epoll, fd, data, flags)?,
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn remove(&self, fd: RawFd, _token: u64) {
+        if fd < 0 {
+            return;
+        }
+        // SAFETY: `BorrowedFd` wants an open descriptor for the time of the call. A number that
+        // was closed meanwhile makes the system call fail with EBADF, which is no news here: the
+        // number is only handed to `epoll_ctl`, which reads nothing and closes nothing, and it
+        // is not -1.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        use epoll::EventFlags as F;
+        let timeout = timeout.map(|t| rustix::event::Timespec {
+            tv_sec: t.as_secs().min(i64::MAX as u64) as i64,
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 256];
+        let (seen, _) = epoll::wait(&self.epoll, &mut buffer, timeout.as_ref())?;
+        for event in seen {
+            let (flags, token) = (event.flags, event.data.u64());
+            if token == BELL {
+                self.silence();
+                continue;
+            }
+            let hangup = flags.intersects(F::RDHUP | F::HUP | F::ERR);
+            events.push(Event {
+                token,
+                readable: hangup || flags.contains(F::IN),
+                writable: flags.intersects(F::OUT | F::HUP | F::ERR),
+                hangup,
+            });
+        }
+        Ok(())
+    }
+
+    fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let bell = self.bell.clone();
+        Arc::new(move || {
+            // A full counter fails with EAGAIN: then the bell is ringing already.
+            let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
+        })
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// The virtual poller: no descriptors; waiting moves the virtual clock instead.
+pub(crate) struct VirtualPoller {
+    pub(crate) clock: super::clock::VirtualClock,
+}
+
+impl Poller for VirtualPoller {
+    fn add(&self, _fd: BorrowedFd<'_>, _token: u64) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a virtual kernel has no descriptors"))
+    }
+
+    fn remove(&self, _fd: RawFd, _token: u64) {}
+
+    fn wait(&self, _events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        match timeout {
+            // Someone is ready. Time passes a little all the same, or a task that is always
+            // ready would stop it, and no timer would ever fire.
+            Some(Duration::ZERO) => self.clock.advance(1_000),
+            Some(timeout) => self.clock.advance(timeout.as_nanos() as u64),
+            None => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Deadlock,
+                    "deadlock: every task waits, and nothing is left that could wake one",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
+        Arc::new(|| {})
+    }
+}

@@ -1,0 +1,597 @@
+//! The kernel's tables, and every change they can undergo.
+//!
+//! Nothing in here runs foreign code: a change that wakes a foreign waker puts it
+//! on a list, and a change that ends a task hands its body back, and the caller
+//! sees to them after the borrow of the tables has ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::poller::Event;
+use super::source::Sources;
+use super::task::{Body, Cancel, End, Label, TaskCell, TaskInfo, TaskKey, TaskState};
+use super::timers::Timers;
+use super::wait::{Region, TimeoutCell, TimeoutKey, WaitKey, WaitQueue, Waits};
+use crate::error::{Cancellation, Error, ErrorKind, Timeout};
+
+/// What a timer is for.
+pub(crate) enum Expiry {
+    Wait(WaitKey),
+    Timeout(TimeoutKey),
+}
+
+/// How a new task is to be.
+#[derive(Default)]
+pub struct Spawn {
+    /// `run` ends without waiting for it, and it is no active child of its creator.
+    pub daemon: bool,
+    /// Name and spawn site.
+    pub label: Label,
+    /// An opaque word of the language binding; 0 for none.
+    #[doc(hidden)]
+    pub face: usize,
+}
+
+/// See the module.
+#[doc(hidden)]
+pub struct State {
+    pub(crate) tasks: Slab<TaskCell>,
+    pub(crate) waits: Waits,
+    pub(crate) timers: Timers<Expiry>,
+    pub(crate) sources: Sources,
+    timeouts: Slab<TimeoutCell>,
+    timeout_serial: u64,
+    /// Tasks to run, by index.
+    ready: VecDeque<u32>,
+    /// Order of running, when it is drawn by chance (tests).
+    seed: Option<u64>,
+    /// Foreign wakers to call when the borrow has ended.
+    pub(super) wake_later: Vec<Waker>,
+    /// Foreign wakers to drop then.
+    pub(super) drop_later: Vec<Waker>,
+    /// The task on the processor.
+    pub(super) current: Option<TaskKey>,
+    /// What is around the operation that the running task is in.
+    pub(crate) region: Region,
+    /// Tasks that `run` waits for.
+    pub(super) awaited: usize,
+    /// The buffer of the poller's events, kept for its memory.
+    pub(super) events: Vec<Event>,
+}
+
+impl State {
+    pub(super) fn new(seed: Option<u64>) -> Self {
+        State {
+            tasks: Slab::new(),
+            waits: Waits::default(),
+            timers: Timers::new(),
+            sources: Sources::default(),
+            timeouts: Slab::new(),
+            timeout_serial: 0,
+            ready: VecDeque::new(),
+            seed,
+            wake_later: Vec::new(),
+            drop_later: Vec::new(),
+            current: None,
+            region: Region::default(),
+            awaited: 0,
+            events: Vec::new(),
+        }
+    }
+
+    // Tasks.
+
+    pub(crate) fn task(&self, key: TaskKey) -> Option<&TaskCell> {
+        self.tasks.get(key.index as usize).filter(|task| task.key == key)
+    }
+
+    pub(crate) fn task_mut(&mut self, key: TaskKey) -> Option<&mut TaskCell> {
+        self.tasks.get_mut(key.index as usize).filter(|task| task.key == key)
+    }
+
+    /// The running task. Only while a task is polled, which every trap's caller has made sure of.
+    pub(crate) fn current(&mut self) -> Option<&mut TaskCell> {
+        self.current.and_then(|key| self.task_mut(key))
+    }
+
+    pub(super) fn spawn(&mut self, body: Body, spawn: Spawn) -> (TaskKey, Arc<TaskInfo>) {
+        let Spawn { daemon, label, face } = spawn;
+        let parent = self.current;
+        let parent_id = self.current().map(|task| task.info.id());
+        let info = Arc::new(TaskInfo::new(parent_id, daemon, label));
+        let entry = self.tasks.vacant_entry();
+        let key = TaskKey { index: entry.key() as u32, serial: info.id() as u32 };
+        entry.insert(TaskCell {
+            key,
+            body: Some(body),
+            info: info.clone(),
+            face,
+            scheduled: false,
+            blocked: None,
+            region: Region::default(),
+            cancel: Cancel::None,
+            own_cancel: None,
+            void_before: 0,
+            joiners: WaitQueue::default(),
+            parent: None,
+            first_child: None,
+            siblings: (None, None),
+        });
+        if !daemon {
+            self.awaited += 1;
+            if let Some(parent) = parent {
+                self.adopt(parent, key);
+            }
+        }
+        self.schedule(key.index);
+        (key, info)
+    }
+
+    fn adopt(&mut self, parent: TaskKey, child: TaskKey) {
+        let Some(cell) = self.task_mut(parent) else { return };
+        let next = cell.first_child.replace(child.index);
+        if let Some(next) = next {
+            self.tasks[next as usize].siblings.0 = Some(child.index);
+        }
+        let cell = &mut self.tasks[child.index as usize];
+        cell.parent = Some(parent);
+        cell.siblings = (None, next);
+    }
+
+    fn leave_family(&mut self, child: u32) {
+        let cell = &mut self.tasks[child as usize];
+        let (before, after) = std::mem::take(&mut cell.siblings);
+        let parent = cell.parent.take();
+        if let Some(after) = after {
+            self.tasks[after as usize].siblings.0 = before;
+        }
+        match (before, parent) {
+            (Some(before), _) => self.tasks[before as usize].siblings.1 = after,
+            (None, Some(parent)) => {
+                if let Some(parent) = self.task_mut(parent) {
+                    parent.first_child = after;
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The active children of a task, oldest first.
+    pub(crate) fn children(&self, parent: TaskKey) -> Vec<TaskKey> {
+        let mut children = Vec::new();
+        let mut next = self.task(parent).and_then(|task| task.first_child);
+        while let Some(index) = next {
+            let child = &self.tasks[index as usize];
+            children.push(child.key);
+            next = child.siblings.1;
+        }
+        children.reverse();
+        children
+    }
+
+    // Scheduling.
+
+    /// Puts a task at the end of the ready queue, unless it is there.
+    pub(crate) fn schedule(&mut self, index: u32) {
+        let Some(task) = self.tasks.get_mut(index as usize) else { return };
+        if !task.scheduled {
+            task.scheduled = true;
+            task.info.set_state(TaskState::Ready);
+            self.ready.push_back(index);
+        }
+    }
+
+    pub(super) fn wake(&mut self, key: TaskKey) {
+        if self.task(key).is_some() {
+            self.schedule(key.index);
+        }
+    }
+
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Gives the processor to the next ready task, or to one drawn by the seed.
+    pub(super) fn begin(&mut self) -> Option<(TaskKey, Body)> {
+        if let Some(seed) = &mut self.seed
+            && self.ready.len() > 1
+        {
+            let drawn = splitmix(seed) % self.ready.len() as u64;
+            self.ready.swap(0, drawn as usize);
+        }
+        let index = self.ready.pop_front()?;
+        let task = &mut self.tasks[index as usize];
+        task.scheduled = false;
+        task.blocked = None;
+        task.info.set_state(TaskState::Running);
+        task.info.count_cycle();
+        self.region = task.region;
+        self.current = Some(task.key);
+        let body = task.body.take().expect("a scheduled task is not being polled");
+        Some((task.key, body))
+    }
+
+    /// Takes the processor back from a task that has not ended.
+    pub(super) fn suspend(&mut self, key: TaskKey, body: Body) {
+        self.current = None;
+        let region = self.region;
+        let task = self.task_mut(key).expect("the running task stays in the table");
+        task.body = Some(body);
+        task.region = region;
+        if !task.scheduled && task.info.state() == TaskState::Running {
+            task.info.set_state(TaskState::FutureWait);
+        }
+    }
+
+    /// Ends the running task: wakes who joins it, frees its place.
+    pub(super) fn finish(&mut self, key: TaskKey) {
+        self.current = None;
+        while let Some(joiner) = {
+            let task = &mut self.tasks[key.index as usize];
+            task.joiners.pop(&mut self.waits)
+        } {
+            self.fire(joiner);
+        }
+        while let Some(child) = self.tasks[key.index as usize].first_child {
+            self.leave_family(child);
+        }
+        self.leave_family(key.index);
+        let task = self.tasks.remove(key.index as usize);
+        if task.scheduled {
+            self.ready.retain(|&index| index != key.index);
+        }
+        if !task.info.daemon() {
+            self.awaited -= 1;
+        }
+        task.info.set_sleep(None);
+        task.info.set_timeout(None);
+        task.info.set_state(TaskState::Terminated);
+    }
+
+    /// Takes a task out of the running for good: its body is to be dropped.
+    pub(super) fn take_body(&mut self, key: TaskKey) -> Option<Body> {
+        let body = self.task_mut(key)?.body.take()?;
+        self.finish(key);
+        Some(body)
+    }
+
+    // Waits.
+
+    /// Notes that the running task waits, and shows it.
+    pub(crate) fn block(&mut self, wait: WaitKey) {
+        let state = self.waits.get(wait).state;
+        if let Some(task) = self.current() {
+            task.blocked = Some(wait);
+            if !task.scheduled {
+                task.info.set_state(state);
+            }
+        }
+    }
+
+    /// What was waited for has happened: the task, or its combinator, is to look.
+    /// The wait must have left its timer or queue.
+    pub(crate) fn fire(&mut self, wait: WaitKey) {
+        let wait = self.waits.get_mut(wait);
+        wait.fired = true;
+        let task = wait.task;
+        match wait.waker.take() {
+            Some(waker) => self.wake_later.push(waker),
+            None => self.schedule(task),
+        }
+    }
+
+    /// Makes the task look, without anything having happened to its wait.
+    fn prod(&mut self, task: u32) {
+        let blocked = self.tasks[task as usize].blocked;
+        let waker = blocked.and_then(|wait| self.waits.get(wait).waker.clone());
+        self.wake_later.extend(waker);
+        self.schedule(task);
+    }
+
+    /// Fires what is due at `now`.
+    pub(super) fn expire(&mut self, now: u64) {
+        while let Some(expiry) = self.timers.pop_due(now) {
+            match expiry {
+                Expiry::Wait(wait) => self.fire(wait),
+                Expiry::Timeout(timeout) => self.expire_timeout(timeout),
+            }
+        }
+    }
+
+    // Timeouts.
+
+    /// Enters a region that ends at `deadline`. `now` tells whether it has passed already.
+    pub(crate) fn enter_timeout(&mut self, deadline: Option<u64>, now: u64) -> TimeoutKey {
+        self.timeout_serial += 1;
+        let task = self.current.map_or(u32::MAX, |key| key.index);
+        let outer = self.region.timeout;
+        let around = outer.and_then(|outer| self.timeouts[outer.0 as usize].nearest);
+        let nearest = [deadline, around].into_iter().flatten().min();
+        let expired = deadline.is_some_and(|deadline| deadline <= now);
+        let key = TimeoutKey(self.timeouts.vacant_key() as u32);
+        let timer = deadline
+            .filter(|_| !expired)
+            .map(|deadline| self.timers.insert(deadline, Expiry::Timeout(key)));
+        self.timeouts.insert(TimeoutCell {
+            serial: self.timeout_serial,
+            task,
+            outer,
+            deadline,
+            nearest,
+            timer,
+            expired,
+            delivered: false,
+        });
+        self.set_region_timeout(Some(key));
+        key
+    }
+
+    /// Makes `timeout` the innermost one of the running task.
+    fn set_region_timeout(&mut self, timeout: Option<TimeoutKey>) {
+        self.region.timeout = timeout;
+        let nearest = timeout.and_then(|timeout| self.timeouts[timeout.0 as usize].nearest);
+        if let Some(task) = self.current() {
+            task.info.set_timeout(nearest);
+        }
+    }
+
+    /// Leaves a region: the timeout around it is in force again.
+    pub(crate) fn exit_timeout(&mut self, key: TimeoutKey) -> TimeoutEnd {
+        let cell = self.drop_timeout(key);
+        let around = if self.region.timeout == Some(key) { cell.outer } else { self.region.timeout };
+        self.set_region_timeout(around);
+        TimeoutEnd {
+            serial: cell.serial,
+            deadline: cell.deadline,
+            delivered: cell.delivered,
+            voided: self.voided(&cell),
+        }
+    }
+
+    /// The deadline of a timeout that is in force.
+    pub(crate) fn timeout_deadline(&self, key: TimeoutKey) -> Option<u64> {
+        self.timeouts[key.0 as usize].deadline
+    }
+
+    /// Forgets a timeout whose region was not left in order: its future was dropped.
+    pub(crate) fn drop_timeout(&mut self, key: TimeoutKey) -> TimeoutCell {
+        let cell = self.timeouts.remove(key.0 as usize);
+        if let Some(timer) = cell.timer {
+            self.timers.remove(timer);
+        }
+        cell
+    }
+
+    fn voided(&self, timeout: &TimeoutCell) -> bool {
+        let task = self.tasks.get(timeout.task as usize);
+        task.is_some_and(|task| timeout.serial < task.void_before)
+    }
+
+    fn expire_timeout(&mut self, key: TimeoutKey) {
+        let cell = &mut self.timeouts[key.0 as usize];
+        cell.timer = None;
+        cell.expired = true;
+        let task = cell.task;
+        if self.may_interrupt(task) {
+            self.prod(task);
+        }
+    }
+
+    // Cancellation.
+
+    /// Asks for a task to be cancelled; says whether this was the first request.
+    pub(crate) fn cancel(&mut self, key: TaskKey, cancellation: &Arc<Cancellation>) -> bool {
+        let void_before = self.timeout_serial + 1;
+        let Some(task) = self.task_mut(key) else { return false };
+        if !matches!(task.cancel, Cancel::None) {
+            return false;
+        }
+        task.cancel = Cancel::Pending(cancellation.clone());
+        task.info.set_cancellation(cancellation);
+        task.info.set_timeout(None);
+        task.void_before = void_before;
+        if self.may_interrupt(key.index) {
+            self.prod(key.index);
+        }
+        true
+    }
+
+    /// Whether an interrupt can reach the task where it is blocked now. A task that is
+    /// ready or running finds it at its next trap.
+    fn may_interrupt(&self, task: u32) -> bool {
+        let Some(task) = self.tasks.get(task as usize) else { return false };
+        if task.scheduled || task.body.is_none() {
+            return false;
+        }
+        // Nothing is known of a foreign future; whatever contains it will look.
+        task.blocked.is_none_or(|wait| self.waits.get(wait).region.shields == 0)
+    }
+
+    /// Takes what the running task is to be interrupted by, in the region it is in now.
+    pub(crate) fn take_interrupt(&mut self, clock: impl Fn() -> u64) -> Option<Error> {
+        if self.region.shields > 0 {
+            return None;
+        }
+        let timeout = self.region.timeout;
+        let task = self.current()?;
+        if let Some(cancellation) = task.own_cancel.take() {
+            return Some(Error::new(ErrorKind::Cancelled(cancellation)));
+        }
+        if let Cancel::Pending(_) = task.cancel
+            && let Cancel::Pending(cancellation) =
+                std::mem::replace(&mut task.cancel, Cancel::Delivered)
+        {
+            return Some(Error::new(ErrorKind::Cancelled(cancellation)));
+        }
+        let timeout = timeout?;
+        self.take_timeout(timeout).map(|(owner, own)| {
+            let cell = &self.timeouts[owner.0 as usize];
+            let deadline = cell.deadline.unwrap_or(0);
+            let clock = clock();
+            Error::new(ErrorKind::Timeout(Timeout {
+                owner: cell.serial,
+                own,
+                escaped: false,
+                deadline,
+                clock,
+            }))
+        })
+    }
+
+    /// The outermost expired timeout from `innermost` on counts; those inside it are
+    /// given up with it.
+    fn take_timeout(&mut self, innermost: TimeoutKey) -> Option<(TimeoutKey, bool)> {
+        let mut owner = None;
+        let mut next = Some(innermost);
+        while let Some(key) = next {
+            let cell = &self.timeouts[key.0 as usize];
+            if cell.expired && !self.voided(cell) {
+                owner = Some(key);
+            }
+            next = cell.outer;
+        }
+        let owner = owner?;
+        let mut next = Some(innermost);
+        while let Some(key) = next {
+            let cell = &mut self.timeouts[key.0 as usize];
+            cell.expired = false;
+            if key == owner {
+                cell.delivered = true;
+                break;
+            }
+            next = cell.outer;
+        }
+        Some((owner, owner == innermost))
+    }
+
+    /// Takes the pending cancellation whatever shields there are.
+    pub(crate) fn take_pending(&mut self, clock: impl Fn() -> u64) -> Option<Error> {
+        let shields = std::mem::take(&mut self.region.shields);
+        let pending = self.take_interrupt(clock);
+        self.region.shields = shields;
+        pending
+    }
+
+    /// Sets the cancellation that the running task's next blocking trap is to end with.
+    pub(crate) fn set_own_cancel(&mut self, cancellation: Option<Arc<Cancellation>>) {
+        if let Some(task) = self.current() {
+            task.own_cancel = cancellation;
+        }
+    }
+
+    /// Whether a cancellation is waiting for a task, and whether it may arrive.
+    pub(crate) fn cancel_state(&self, key: TaskKey) -> (bool, bool) {
+        let Some(task) = self.task(key) else { return (false, true) };
+        let region = if self.current == Some(key) { self.region } else { task.region };
+        let pending = task.own_cancel.is_some() || matches!(task.cancel, Cancel::Pending(_));
+        (pending, region.shields == 0)
+    }
+}
+
+/// How a region ended.
+pub(crate) struct TimeoutEnd {
+    pub(crate) serial: u64,
+    pub(crate) deadline: Option<u64>,
+    /// It has interrupted a trap inside.
+    pub(crate) delivered: bool,
+    /// A cancellation has dropped it.
+    pub(crate) voided: bool,
+}
+
+/// The next number of a sequence that a seed determines.
+fn splitmix(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl End {
+    /// Whether `run` must look at it: the main task's failure, or a fatal end.
+    pub(super) fn is_error(self) -> bool {
+        matches!(self, End::Failed | End::Fatal)
+    }
+}
+
+/// What the traps ask for.
+impl State {
+    pub(crate) fn insert_wait(&mut self, state: TaskState, waker: Option<Waker>) -> WaitKey {
+        let task = self.current.map_or(u32::MAX, |key| key.index);
+        self.waits.insert(task, state, self.region, waker)
+    }
+
+    pub(crate) fn remove_wait(&mut self, wait: WaitKey) {
+        let wait = self.waits.remove(wait);
+        // Dropping a waker is foreign code: not here.
+        self.drop_later.extend(wait.waker);
+    }
+
+    pub(crate) fn fired(&self, wait: WaitKey) -> bool {
+        self.waits.get(wait).fired
+    }
+
+    /// The trap was polled again: perhaps by another task, or through another combinator.
+    pub(crate) fn renew_wait(&mut self, wait: WaitKey, waker: Option<Waker>) {
+        let task = self.current.map_or(u32::MAX, |key| key.index);
+        let region = self.region;
+        let wait = self.waits.get_mut(wait);
+        wait.task = task;
+        wait.region = region;
+        let former = std::mem::replace(&mut wait.waker, waker);
+        self.drop_later.extend(former);
+    }
+
+    pub(crate) fn current_key(&self) -> Option<TaskKey> {
+        self.current
+    }
+
+    pub(crate) fn schedule_current(&mut self) {
+        if let Some(current) = self.current {
+            self.schedule(current.index);
+        }
+    }
+
+    pub(crate) fn is_current(&self, key: TaskKey) -> bool {
+        self.current == Some(key)
+    }
+
+    pub(crate) fn show_sleep(&mut self, wait: WaitKey, deadline: Option<u64>) {
+        let task = self.waits.get(wait).task;
+        if let Some(task) = self.tasks.get(task as usize) {
+            task.info.set_sleep(deadline);
+        }
+    }
+
+    /// Gets in line for the end of `target`, which has not ended.
+    pub(crate) fn join(&mut self, target: TaskKey, wait: WaitKey) {
+        self.tasks[target.index as usize].joiners.push(&mut self.waits, wait);
+    }
+
+    pub(crate) fn unjoin(&mut self, target: TaskKey, wait: WaitKey) {
+        if let Some(task) =
+            self.tasks.get_mut(target.index as usize).filter(|task| task.key == target)
+        {
+            task.joiners.remove(&mut self.waits, wait);
+        }
+    }
+
+    /// A waiting task, for an error's text.
+    pub(super) fn describe(&self, wait: WaitKey) -> String {
+        match self.tasks.get(self.waits.get(wait).task as usize) {
+            Some(task) => {
+                let (id, name) = (task.info.id(), &task.info.label().name);
+                if name.is_empty() { format!("task {id}") } else { format!("task {id} ({name})") }
+            }
+            None => "another task".into(),
+        }
+    }
+
+    /// Whether the running task would block in something that is not a trap.
+    pub(crate) fn in_foreign_future(&mut self) -> bool {
+        self.current().is_some_and(|task| task.blocked.is_none() && !task.scheduled)
+    }
+}

@@ -1,0 +1,173 @@
+//! The wake door: the one way into a kernel from another thread.
+//!
+//! A foreign future (a channel, a thread's result) is given a [`Waker`]; any
+//! thread may call it at any time, also when the task or the kernel is gone. All
+//! a wake does is push the task's key to the door's queue and, if the kernel is
+//! asleep, ring its bell. What the key means is looked up by the kernel's own
+//! thread, so a stale key is harmless.
+//!
+//! The lost wake-up is prevented by one rule: the kernel may only fall asleep by
+//! [`Door::fall_asleep`], which refuses while the queue is not empty, under the
+//! lock that every push takes.
+
+use std::sync::Arc;
+use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
+
+#[cfg(loom)]
+use loom::sync::{Mutex, atomic::{AtomicBool, Ordering::{Relaxed, SeqCst}}};
+#[cfg(not(loom))]
+use std::sync::{Mutex, atomic::{AtomicBool, Ordering::{Relaxed, SeqCst}}};
+
+use super::task::TaskKey;
+
+/// See the module.
+pub(crate) struct Door {
+    inside: Mutex<Inside>,
+    ring: Arc<dyn Fn() + Send + Sync>,
+    /// `stop` was asked for; looked at after each step, so it stands outside the lock.
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct Inside {
+    /// Tasks to resume, oldest wake first.
+    woken: Vec<TaskKey>,
+    /// The kernel's thread is in its poll, or on its way there. Set by the kernel,
+    /// cleared by whoever rings.
+    asleep: bool,
+}
+
+impl Door {
+    pub(crate) fn new(ring: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Door { inside: Mutex::new(Inside::default()), ring, stop: AtomicBool::new(false) }
+    }
+
+    fn inside<R>(&self, f: impl FnOnce(&mut Inside) -> R) -> R {
+        // Nothing in here can panic, so the lock is never poisoned in earnest.
+        f(&mut self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn enter(&self, change: impl FnOnce(&mut Inside)) {
+        let asleep = self.inside(|inside| {
+            change(inside);
+            std::mem::take(&mut inside.asleep)
+        });
+        if asleep {
+            (self.ring)();
+        }
+    }
+
+    /// Asks for `task` to be resumed. Any thread.
+    pub(crate) fn wake(&self, task: TaskKey) {
+        self.enter(|inside| inside.woken.push(task));
+    }
+
+    /// Asks the kernel to leave its loop. Any thread.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, SeqCst);
+        self.enter(|_| {});
+    }
+
+    /// Takes the request to stop, if there is one. Kernel's thread.
+    pub(crate) fn take_stop(&self) -> bool {
+        self.stop.load(Relaxed) && self.stop.swap(false, SeqCst)
+    }
+
+    /// Gives out what was woken, oldest first. Kernel's thread.
+    pub(crate) fn take(&self, mut woken: impl FnMut(TaskKey)) {
+        self.inside(|inside| {
+            inside.asleep = false;
+            inside.woken.drain(..).for_each(&mut woken);
+        });
+    }
+
+    /// Announces that the kernel will sleep; `false` if there is something to do first.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.inside(|inside| {
+            inside.asleep = inside.woken.is_empty() && !self.stop.load(SeqCst);
+            inside.asleep
+        })
+    }
+}
+
+/// A waker that owns its way to the door: what clones of a task's waker are.
+struct OwnedWaker {
+    door: Arc<Door>,
+    task: TaskKey,
+}
+
+impl Wake for OwnedWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        wake(&self.door, self.task);
+    }
+}
+
+fn wake(door: &Arc<Door>, task: TaskKey) {
+    // On the kernel's own thread the task goes straight to the ready queue.
+    if !super::wake_here(door, task) {
+        door.wake(task);
+    }
+}
+
+/// The waker of one resumption, on the stack: most futures of ours never clone it.
+pub(crate) struct StackWaker<'a> {
+    door: &'a Arc<Door>,
+    task: TaskKey,
+}
+
+static STACK: RawWakerVTable = RawWakerVTable::new(stack_clone, stack_wake, stack_wake, stack_drop);
+
+impl<'a> StackWaker<'a> {
+    pub(crate) fn new(door: &'a Arc<Door>, task: TaskKey) -> Self {
+        StackWaker { door, task }
+    }
+
+    /// Runs `f` with a waker for the task.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
+        let data: *const Self = self;
+        // SAFETY: `RawWaker` wants `data` to be what the functions of the vtable expect, which
+        // is a pointer to a live `StackWaker`, and the functions to be callable from any thread.
+        // - It points to `self`, which is borrowed until this function returns. `f` only gets a
+        //   reference to the waker, which therefore cannot outlive it; a clone is an
+        //   `OwnedWaker` that does not refer to `self`.
+        // - `StackWaker` is never changed and is `Sync` (an `Arc<Door>` and plain numbers), so a
+        //   thread that `f` lends the reference to may use it too.
+        // - `stack_drop` does nothing, so dropping the waker at the end is fine.
+        let waker = unsafe { Waker::from_raw(RawWaker::new(data.cast(), &STACK)) };
+        f(&waker)
+    }
+}
+
+/// Whether `waker` is the running task's own, not one that a combinator made.
+pub(crate) fn is_own(waker: &Waker) -> bool {
+    std::ptr::eq(waker.vtable(), &STACK)
+}
+
+/// # Safety
+/// `data` comes from a waker that [`StackWaker::with`] has made and that is still borrowed.
+unsafe fn stack<'a>(data: *const ()) -> &'a StackWaker<'a> {
+    // SAFETY: the caller's promise: `data` points to a `StackWaker` that outlives the call, and
+    // none of our callers keeps the reference.
+    unsafe { &*data.cast::<StackWaker<'a>>() }
+}
+
+unsafe fn stack_clone(data: *const ()) -> RawWaker {
+    // SAFETY: called through the vtable, on a waker that is borrowed for the call.
+    let here = unsafe { stack(data) };
+    let owned = Arc::new(OwnedWaker { door: here.door.clone(), task: here.task });
+    // The raw parts of a safe waker: `std` made them fit for any thread.
+    let waker = std::mem::ManuallyDrop::new(Waker::from(owned));
+    RawWaker::new(waker.data(), waker.vtable())
+}
+
+unsafe fn stack_wake(data: *const ()) {
+    // SAFETY: as in `stack_clone`.
+    let here = unsafe { stack(data) };
+    wake(here.door, here.task);
+}
+
+unsafe fn stack_drop(_data: *const ()) {}

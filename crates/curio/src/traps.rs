@@ -1,0 +1,276 @@
+//! Traps: the only places where a task can block.
+//!
+//! A [`Trap`] says what is waited for: how to get in line for it, how to leave the
+//! line, and which state the monitor shows meanwhile. A [`Wait`] is the future
+//! over any trap, and holds the cancellation contract for all of them in one
+//! place:
+//!
+//! 1. a trap that is about to block is interrupted instead, if something is pending;
+//! 2. a trap that has been fired returns its result, and whatever is pending waits
+//!    for the next trap: nothing that was handed over is lost;
+//! 3. otherwise a pending interrupt takes it out of the line and is its error.
+//!
+//! The poller's events, the timers and other tasks *fire* waits; they never fail.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::error::{Error, Result};
+use crate::kernel::{self, Core, State, TaskKey, TaskState, WaitKey};
+
+/// Something that a task can block in.
+#[doc(hidden)]
+pub trait Trap {
+    /// The operation, for the error of awaiting it outside of a kernel.
+    const NAME: &'static str;
+
+    /// What the task's state is while it waits.
+    fn state(&self) -> TaskState;
+
+    /// What would be waited for is there already: the trap does not block, and so is no
+    /// cancellation point.
+    fn done(&mut self, state: &State) -> bool {
+        let _ = state;
+        false
+    }
+
+    /// Gets in line: somebody will fire `wait`. An error means that it is not in line.
+    fn arm(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()>;
+
+    /// Leaves the line without having been fired.
+    fn disarm(&mut self, state: &mut State, wait: WaitKey);
+
+    /// Is told that the wait is over, fired or given up.
+    fn ended(&mut self, state: &mut State, wait: WaitKey) {
+        let _ = (state, wait);
+    }
+}
+
+/// The future of a task that blocks in a trap.
+#[doc(hidden)]
+#[must_use = "a trap does nothing unless it is awaited"]
+pub struct Wait<T: Trap> {
+    trap: T,
+    armed: Option<(Rc<Core>, WaitKey)>,
+}
+
+impl<T: Trap> Wait<T> {
+    pub(crate) fn new(trap: T) -> Self {
+        Wait { trap, armed: None }
+    }
+
+    fn arm(&mut self, cx: &Context<'_>) -> Poll<Result<()>> {
+        let waker = cx.waker();
+        let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
+        let Some(core) = kernel::current() else { return Poll::Ready(Err(outside(T::NAME))) };
+        let armed = core.with_state(|state| {
+            if self.trap.done(state) {
+                return Ok(None);
+            }
+            if let Some(interrupt) = state.take_interrupt(|| core.now()) {
+                return Err(interrupt);
+            }
+            let wait = state.insert_wait(self.trap.state(), foreign);
+            if let Err(error) = self.trap.arm(&core, state, wait) {
+                state.remove_wait(wait);
+                return Err(error);
+            }
+            state.block(wait);
+            Ok(Some(wait))
+        });
+        match armed {
+            Ok(Some(wait)) => {
+                self.armed = Some((core, wait));
+                Poll::Pending
+            }
+            Ok(None) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl<T: Trap + Unpin> Future for Wait<T> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let Some((core, wait)) = &this.armed else { return this.arm(cx) };
+        let wait = *wait;
+        let waker = cx.waker();
+        let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
+        let result = core.with_state(|state| {
+            let result = if state.fired(wait) {
+                Ok(())
+            } else if let Some(interrupt) = state.take_interrupt(|| core.now()) {
+                this.trap.disarm(state, wait);
+                Err(interrupt)
+            } else {
+                state.renew_wait(wait, foreign);
+                state.block(wait);
+                return Poll::Pending;
+            };
+            this.trap.ended(state, wait);
+            state.remove_wait(wait);
+            Poll::Ready(result)
+        });
+        if result.is_ready() {
+            this.armed = None;
+        }
+        result
+    }
+}
+
+impl<T: Trap> Drop for Wait<T> {
+    fn drop(&mut self) {
+        if let Some((core, wait)) = self.armed.take() {
+            core.with_state(|state| {
+                if !state.fired(wait) {
+                    self.trap.disarm(state, wait);
+                }
+                self.trap.ended(state, wait);
+                state.remove_wait(wait);
+            });
+        }
+    }
+}
+
+/// The error of a trap that is awaited where no kernel runs.
+pub(crate) fn outside(operation: &str) -> Error {
+    Error::misuse(format!(
+        "{operation} was awaited outside of a Curio kernel; it must run in a task, under \
+         curio.run() or Kernel.run()"
+    ))
+}
+
+/// Goes to the end of the ready queue.
+#[must_use = "a trap does nothing unless it is awaited"]
+#[doc(hidden)]
+pub struct YieldNow {
+    yielded: bool,
+    cancellable: bool,
+}
+
+impl YieldNow {
+    /// A blocking trap like any other.
+    #[allow(clippy::new_without_default, reason = "a verb, not a value")]
+    pub fn new() -> Self {
+        YieldNow { yielded: false, cancellable: true }
+    }
+
+    /// For operations that have done their work, and only let others go first.
+    pub fn uncancellable() -> Self {
+        YieldNow { yielded: false, cancellable: false }
+    }
+}
+
+impl Future for YieldNow {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        if this.yielded {
+            return Poll::Ready(Ok(()));
+        }
+        let own = kernel::is_own(cx.waker());
+        let yielded = kernel::with_current(|core| {
+            core.with_state(|state| {
+                if this.cancellable
+                    && let Some(interrupt) = state.take_interrupt(|| core.now())
+                {
+                    return Err(interrupt);
+                }
+                if own {
+                    state.schedule_current();
+                }
+                Ok(())
+            })
+        });
+        match yielded {
+            None => Poll::Ready(Err(outside("sleep"))),
+            Some(Err(interrupt)) => Poll::Ready(Err(interrupt)),
+            Some(Ok(())) => {
+                this.yielded = true;
+                if !own {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The trap of a task that sleeps.
+#[doc(hidden)]
+pub struct SleepTrap {
+    nanoseconds: u64,
+    timer: Option<kernel::TimerKey>,
+}
+
+impl SleepTrap {
+    pub(crate) fn new(nanoseconds: u64) -> Self {
+        SleepTrap { nanoseconds, timer: None }
+    }
+}
+
+impl Trap for SleepTrap {
+    const NAME: &'static str = "sleep";
+
+    fn state(&self) -> TaskState {
+        TaskState::TimeSleep
+    }
+
+    fn arm(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
+        let deadline = core.now().saturating_add(self.nanoseconds);
+        self.timer = Some(state.timers.insert(deadline, kernel::Expiry::Wait(wait)));
+        state.show_sleep(wait, Some(deadline));
+        Ok(())
+    }
+
+    fn disarm(&mut self, state: &mut State, _wait: WaitKey) {
+        if let Some(timer) = self.timer.take() {
+            state.timers.remove(timer);
+        }
+    }
+
+    fn ended(&mut self, state: &mut State, wait: WaitKey) {
+        state.show_sleep(wait, None);
+    }
+}
+
+/// The trap of a task that waits for another's end.
+#[doc(hidden)]
+pub struct JoinTrap {
+    target: TaskKey,
+}
+
+impl JoinTrap {
+    pub(crate) fn new(target: TaskKey) -> Self {
+        JoinTrap { target }
+    }
+}
+
+impl Trap for JoinTrap {
+    const NAME: &'static str = "join";
+
+    fn state(&self) -> TaskState {
+        TaskState::TaskJoin
+    }
+
+    fn done(&mut self, state: &State) -> bool {
+        state.task(self.target).is_none()
+    }
+
+    fn arm(&mut self, _core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
+        if state.is_current(self.target) {
+            return Err(Error::misuse("a task cannot wait for its own end"));
+        }
+        state.join(self.target, wait);
+        Ok(())
+    }
+
+    fn disarm(&mut self, state: &mut State, wait: WaitKey) {
+        state.unjoin(self.target, wait);
+    }
+}
