@@ -101,8 +101,8 @@ pub mod embed {
     pub use crate::error::{ErrorKind, TaskFailure, Timeout};
     pub use crate::kernel::{
         Body, Direction, End, Epoll, Exit, Label, ReadyTrap, Source, Spawn, TaskKey, Until,
-        context, current_face, in_foreign_future, is_running, set_own_cancel, take_pending,
-        with_shields,
+        context, current_face, in_foreign_future, is_running, nested, set_own_cancel,
+        spawn_body as spawn, take_pending, with_shields,
     };
     pub use crate::time::{TimeoutRegion, Verdict};
     pub use crate::traps::{JoinTrap, SleepTrap, Wait, YieldNow};

@@ -37,5 +37,9 @@ pub fn seeded_kernel(seed: u64) -> Kernel {
 fn build(builder: Builder) -> Kernel {
     let clock = VirtualClock::default();
     let poller = VirtualPoller { clock: clock.clone() };
-    builder.clock(clock).poller(poller).build().expect("a virtual kernel asks the system for nothing")
+    builder
+        .clock(clock)
+        .poller(poller)
+        .build()
+        .expect("a virtual kernel asks the system for nothing")
 }

@@ -171,7 +171,11 @@ impl TimeoutEnd {
             return Verdict::Passing;
         }
         let passed = self.deadline.is_some_and(|deadline| deadline <= timeout.clock);
-        if self.delivered || (passed && !self.voided) { Verdict::Own(own) } else { Verdict::Uncaught }
+        if self.delivered || (passed && !self.voided) {
+            Verdict::Own(own)
+        } else {
+            Verdict::Uncaught
+        }
     }
 }
 
@@ -216,6 +220,11 @@ impl TimeoutRegion {
         self.swapped.poll(&self.core, poll)
     }
 
+    /// Runs `work` inside of the region.
+    pub fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        self.swapped.inside(&self.core, work)
+    }
+
     pub(crate) fn leave(&mut self) -> TimeoutEnd {
         let key = self.key.take().expect("a region is left once");
         self.core.with_state(|state| state.exit_timeout(key))
@@ -256,15 +265,19 @@ impl Swapped {
         core: &Rc<Core>,
         poll: impl FnOnce() -> Poll<Result<T>>,
     ) -> Poll<Result<T>> {
+        self.inside(core, || match poll() {
+            Poll::Pending => interrupt_foreign(),
+            ready => ready,
+        })
+    }
+
+    fn inside<R>(&mut self, core: &Rc<Core>, work: impl FnOnce() -> R) -> R {
         if let Some(inside) = self.inside {
             self.outside = core.swap_region(inside);
         }
-        let mut polled = poll();
-        if polled.is_pending() {
-            polled = interrupt_foreign();
-        }
+        let result = work();
         self.inside = Some(core.swap_region(self.outside));
-        polled
+        result
     }
 }
 

@@ -1,6 +1,6 @@
 //! Smoke.
-use std::time::Duration;
 use curio::testing::virtual_kernel;
+use std::time::Duration;
 #[test]
 fn smoke() {
     let mut k = virtual_kernel();

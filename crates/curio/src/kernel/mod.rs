@@ -43,8 +43,8 @@ mod timers;
 mod wait;
 mod wake;
 
-pub(crate) use clock::VirtualClock;
 pub use clock::Clock;
+pub(crate) use clock::VirtualClock;
 pub(crate) use poller::VirtualPoller;
 pub use poller::{Epoll, Event, Poller};
 pub use source::{Direction, ReadyTrap, Source};
@@ -54,8 +54,8 @@ pub use task::{Body, End, Label, TaskInfo, TaskKey, TaskState};
 pub(crate) use state::State;
 pub(crate) use state::{Expiry, TimeoutEnd};
 pub(crate) use timers::TimerKey;
-pub(crate) use wait::{Region, TimeoutKey};
 pub(crate) use wait::WaitKey;
+pub(crate) use wait::{Region, TimeoutKey};
 pub(crate) use wake::is_own;
 
 use crate::error::{Cancellation, Error, Result};
@@ -266,7 +266,9 @@ impl Core {
                 if main == Some(key) && end.is_error() {
                     return Some(Exit::MainFailed);
                 }
-                if main == Some(key) && matches!(until, Until::Ended(_)) {
+                // Not left to the end of the ready queue: somebody may be in it for ever.
+                if self.reached(until) {
+                    self.door.take_stop(); // which this does as well
                     return Some(Exit::Done);
                 }
             }
@@ -371,10 +373,7 @@ impl<'a> Running<'a> {
         CURRENT.with(|current| {
             let mut current = current.borrow_mut();
             if current.is_some() {
-                return Err(Error::misuse(
-                    "a Curio kernel is already running in this thread; a task cannot run another \
-                     kernel, it can only await",
-                ));
+                return Err(nested());
             }
             *current = Some(core.clone());
             Ok(())
@@ -595,6 +594,9 @@ impl Kernel {
                 break;
             }
             for newest in tasks.into_iter().rev() {
+                if newest.terminated() {
+                    continue; // during another's end
+                }
                 self.core.with_state(|state| state.cancel(newest.key(), &reason));
                 match self.core.run(Until::Ended(newest.key()))? {
                     Exit::Done | Exit::MainFailed => {}
@@ -635,9 +637,8 @@ impl Drop for Kernel {
 pub(crate) fn all_tasks(core: &Rc<Core>) -> Vec<TaskRef> {
     let state = core.state.borrow();
     let tasks = state.tasks.iter();
-    let mut tasks: Vec<_> = tasks
-        .map(|(_, task)| TaskRef::new(core.clone(), task.key(), task.info.clone()))
-        .collect();
+    let mut tasks: Vec<_> =
+        tasks.map(|(_, task)| TaskRef::new(core.clone(), task.key(), task.info.clone())).collect();
     tasks.sort_unstable_by_key(|task| task.info().id());
     tasks
 }
@@ -688,4 +689,17 @@ pub fn with_shields(change: impl FnOnce(u32) -> u32) -> u32 {
         state.region.shields
     })
     .unwrap_or(0)
+}
+
+/// Adds a task to the running kernel, as a child of the running task.
+pub fn spawn_body(body: Body, spawn: Spawn) -> Result<TaskRef> {
+    with_current(|core| core.spawn(body, spawn)).ok_or_else(|| crate::traps::outside("spawn"))
+}
+
+/// The error of running a kernel inside of another.
+pub fn nested() -> Error {
+    Error::misuse(
+        "a Curio kernel is already running in this thread; a task cannot run another kernel, \
+         it can only await",
+    )
 }

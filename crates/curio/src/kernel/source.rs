@@ -152,7 +152,9 @@ impl Source {
                     YieldNow::new().await?;
                 }
                 match operation(self.fd()?) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.clear(direction),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.clear(direction)
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     result => return Ok(result?),
                 }

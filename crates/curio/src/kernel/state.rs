@@ -341,7 +341,8 @@ impl State {
     /// Leaves a region: the timeout around it is in force again.
     pub(crate) fn exit_timeout(&mut self, key: TimeoutKey) -> TimeoutEnd {
         let cell = self.drop_timeout(key);
-        let around = if self.region.timeout == Some(key) { cell.outer } else { self.region.timeout };
+        let around =
+            if self.region.timeout == Some(key) { cell.outer } else { self.region.timeout };
         self.set_region_timeout(around);
         TimeoutEnd {
             serial: cell.serial,
@@ -416,6 +417,7 @@ impl State {
             return None;
         }
         let timeout = self.region.timeout;
+        let void_before = self.timeout_serial + 1;
         let task = self.current()?;
         if let Some(cancellation) = task.own_cancel.take() {
             return Some(Error::new(ErrorKind::Cancelled(cancellation)));
@@ -424,6 +426,9 @@ impl State {
             && let Cancel::Pending(cancellation) =
                 std::mem::replace(&mut task.cancel, Cancel::Delivered)
         {
+            // Those too that were entered since the request: none is to cut the clean-up short.
+            task.void_before = void_before;
+            task.info.set_timeout(None);
             return Some(Error::new(ErrorKind::Cancelled(cancellation)));
         }
         let timeout = timeout?;

@@ -115,8 +115,10 @@ impl<T> Timers<T> {
 
     fn sift_down(&mut self, mut position: usize) {
         loop {
-            let children = position * ARITY + 1..(position * ARITY + 1 + ARITY).min(self.heap.len());
-            let Some(least) = children.reduce(|a, b| if self.heap[b].before(&self.heap[a]) { b } else { a })
+            let children =
+                position * ARITY + 1..(position * ARITY + 1 + ARITY).min(self.heap.len());
+            let Some(least) =
+                children.reduce(|a, b| if self.heap[b].before(&self.heap[a]) { b } else { a })
             else {
                 return;
             };

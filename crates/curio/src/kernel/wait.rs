@@ -60,8 +60,7 @@ impl Waits {
         region: Region,
         waker: Option<Waker>,
     ) -> WaitKey {
-        let wait =
-            Wait { task, state, region, fired: false, before: None, after: None, waker };
+        let wait = Wait { task, state, region, fired: false, before: None, after: None, waker };
         WaitKey(self.0.insert(wait) as u32)
     }
 

@@ -14,9 +14,21 @@ use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 
 #[cfg(loom)]
-use loom::sync::{Mutex, atomic::{AtomicBool, Ordering::{Relaxed, SeqCst}}};
+use loom::sync::{
+    Mutex,
+    atomic::{
+        AtomicBool,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
 #[cfg(not(loom))]
-use std::sync::{Mutex, atomic::{AtomicBool, Ordering::{Relaxed, SeqCst}}};
+use std::sync::{
+    Mutex,
+    atomic::{
+        AtomicBool,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
 
 use super::task::TaskKey;
 

@@ -213,7 +213,8 @@ impl TcpStream {
         while done < buffer.len() {
             match self.recv(&mut buffer[done..]).await {
                 Ok(0) => {
-                    let message = format!("the stream ended after {done} of {} bytes", buffer.len());
+                    let message =
+                        format!("the stream ended after {done} of {} bytes", buffer.len());
                     let error = io::Error::new(io::ErrorKind::UnexpectedEof, message);
                     return Err(Error::from(error).with_progress(done));
                 }

@@ -1,0 +1,153 @@
+# Every chore of this project; `make help` lists them. A machine needs cargo and a
+# Python 3.10 or later with pip: the rest is fetched into .venv by the first target
+# that wants it.
+#
+#   PYTHON=python3.13 make test     another interpreter (.venv is then made anew)
+#   ARGS='-k sockets' make test-python     passed on to pytest, the demo, the benches
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# PyO3 asks an interpreter what to build for. Naming ours for every cargo command keeps
+# clippy, maturin and an editor from rebuilding each other's work.
+export PYO3_PYTHON := $(CURDIR)/$(PY)
+
+# What the extension module is made of. Python files are not: maturin installs them as
+# a link to python/, so that an edit needs no build.
+SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
+           $(shell find crates -name '*.rs' -o -name Cargo.toml)
+
+# maturin too calls pip, for the tools that are there already.
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+##@ To see it work
+
+.PHONY: demo
+demo: $(VENV)/.extension ## the demo on this terminal: Python, then Rust
+	cargo build --quiet --release -p curio --example demo
+	$(PY) examples/demo.py --rust $(TARGET)/release/examples/demo $(ARGS)
+
+.PHONY: test
+test: test-rust test-python ## all tests, Rust and Python
+
+.PHONY: test-rust
+test-rust: ## the crate's tests, its documentation's examples too (no Python needed)
+	cargo test -p curio
+
+.PHONY: test-python
+test-python: $(VENV)/.extension ## the package's tests
+	$(PY) -m pytest $(ARGS)
+
+##@ Before a commit
+
+.PHONY: check
+check: check-format lint test-rust docs test-python stubs ## everything: formats, lints, tests, docs, stubs
+	@echo "check: all is well"
+
+.PHONY: check-format
+check-format: $(VENV)/.tools ## are all files formatted?
+	cargo fmt --all --check
+	$(if $(wildcard benches/Cargo.toml),cargo fmt --manifest-path benches/Cargo.toml --check)
+	$(PY) -m ruff format --check .
+
+.PHONY: lint
+lint: $(VENV)/.tools ## clippy and ruff, warnings are errors
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(PY) -m ruff check .
+
+.PHONY: docs
+docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+.PHONY: stubs
+stubs: $(VENV)/.extension ## do the type stubs agree with the built package?
+	$(PY) -m mypy.stubtest curio \
+	    $(if $(wildcard tests/stubtest-allow.txt),--allowlist tests/stubtest-allow.txt)
+
+.PHONY: fmt
+fmt: $(VENV)/.tools ## format all files
+	cargo fmt --all
+	$(if $(wildcard benches/Cargo.toml),cargo fmt --manifest-path benches/Cargo.toml)
+	$(PY) -m ruff check --select I --fix .
+	$(PY) -m ruff format .
+
+##@ Now and then
+
+.PHONY: bench
+bench: $(VENV)/.extension ## the benchmarks, with every peer (long)
+	$(PY) benches/run.py $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.extension ## the benchmarks, short rounds
+	$(PY) benches/run.py --quick $(ARGS)
+
+.PHONY: leaks
+leaks: $(VENV)/.extension ## loops over every operation and watches memory and descriptors
+	$(PY) tests/leaks.py $(ARGS)
+
+.PHONY: miri
+miri: ## the crate's unit tests under Miri, which sees undefined behaviour
+	@cargo +nightly miri --version >/dev/null 2>&1 \
+	    || rustup toolchain install nightly --profile minimal --component miri --component rust-src
+	CARGO_PROFILE_TEST_OPT_LEVEL=0 MIRIFLAGS="-Zmiri-disable-isolation" \
+	    cargo +nightly miri test -p curio --lib
+
+.PHONY: valgrind
+valgrind: ## the crate's tests under Valgrind: invalid accesses and lost memory
+	@command -v valgrind >/dev/null || { echo "make: valgrind is not installed" >&2; exit 1; }
+	cargo test -p curio --profile profiling --lib --tests --config \
+	    "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite'"
+
+.PHONY: wheels
+wheels: $(VENV)/.tools ## a wheel in dist/ for each Python found on this machine
+	bash .ci/pythons | while read -r version path; do \
+	    $(PY) -m maturin build --release --out dist --interpreter "$$path" </dev/null || exit; \
+	done
+
+.PHONY: clean
+clean: ## remove all that can be made again, .venv included
+	rm -rf target benches/target benches/.venv $(VENV) .venvs dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -f python/curio/*.so
+	find python tests examples benches -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+# --- what the targets stand on ----------------------------------------------------------
+#
+# Three stamps in .venv: which interpreter it was made from, the tools as pyproject.toml
+# has them in [dependency-groups], the extension as built from the sources.
+
+# Looked at each time, touched only when $(PYTHON) has become another one (or .venv is
+# broken): that is why it is forced and why nothing after it is done needlessly.
+$(VENV)/.python: FORCE
+	@wanted=$$($(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version)') || exit; \
+	if [ "$$(cat $@ 2>/dev/null)" != "$$wanted" ] || ! $(PY) -c '' 2>/dev/null; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: Python 3.10 or later, please")' \
+	    && echo "make: .venv from $(PYTHON)" \
+	    && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$wanted" >$@; \
+	fi
+
+# A pip of 2025 or later reads [dependency-groups]; the one an old Python brings cannot.
+$(VENV)/.tools: $(VENV)/.python pyproject.toml
+	$(PY) -m pip install --upgrade 'pip>=25.1'
+	$(PY) -m pip install --upgrade --group dev
+	@touch $@
+
+$(VENV)/.extension: $(VENV)/.tools $(SOURCES)
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(PY) -m maturin develop --release
+	@touch $@
+
+.PHONY: FORCE
+FORCE:

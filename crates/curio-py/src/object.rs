@@ -1,0 +1,105 @@
+//! Owned pointers to Python objects, for places outside of PyO3's bookkeeping.
+//!
+//! An operation is polled, and dropped, in slots that the interpreter calls
+//! directly. `Py<T>` would put off its decref there, because PyO3 does not know
+//! that the thread is attached; an [`Object`] never does.
+
+use std::ptr::NonNull;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// A Python error is set in this thread: what slots report by their return value.
+#[derive(Debug)]
+pub(crate) struct Raised;
+
+/// The result of something that may have raised.
+pub(crate) type Outcome<T = Object> = Result<T, Raised>;
+
+impl From<PyErr> for Raised {
+    fn from(error: PyErr) -> Raised {
+        // SAFETY: everything that makes a `Raised` runs in a slot or a method, which the
+        // interpreter calls in an attached thread.
+        error.restore(unsafe { Python::assume_attached() });
+        Raised
+    }
+}
+
+/// A panic of ours, as an exception: it must not cross into the interpreter.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Raised {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    let message = format!("curio has failed internally, please report this: {text}");
+    pyo3::exceptions::PySystemError::new_err(message).into()
+}
+
+/// Takes the error that is set.
+pub(crate) fn take_error(py: Python<'_>, _: Raised) -> PyErr {
+    PyErr::fetch(py)
+}
+
+/// A strong reference. Only touched, and only dropped, by attached threads.
+#[derive(Debug)]
+pub(crate) struct Object(NonNull<ffi::PyObject>);
+
+impl Object {
+    /// Takes over the reference that a C function has returned; null means it has raised.
+    ///
+    /// # Safety
+    /// `pointer` is null with an error set, or a new reference.
+    pub(crate) unsafe fn owned(pointer: *mut ffi::PyObject) -> Outcome {
+        NonNull::new(pointer).map(Object).ok_or(Raised)
+    }
+
+    /// A new reference to a borrowed object.
+    ///
+    /// # Safety
+    /// `pointer` is a live object.
+    pub(crate) unsafe fn borrowed(pointer: *mut ffi::PyObject) -> Object {
+        // SAFETY: the caller's promise: a live object is not null, and may be increfed.
+        unsafe {
+            ffi::Py_INCREF(pointer);
+            Object(NonNull::new_unchecked(pointer))
+        }
+    }
+
+    pub(crate) fn none() -> Object {
+        // SAFETY: `None` is always alive.
+        unsafe { Object::borrowed(ffi::Py_None()) }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ffi::PyObject {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn into_ptr(self) -> *mut ffi::PyObject {
+        std::mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    pub(crate) fn bind<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        // SAFETY: it is a live object, and the thread is attached: there is a `py`.
+        unsafe { Bound::from_borrowed_ptr(py, self.as_ptr()) }
+    }
+}
+
+impl From<Bound<'_, PyAny>> for Object {
+    fn from(object: Bound<'_, PyAny>) -> Object {
+        // SAFETY: a `Bound` holds a strong reference, which is handed over.
+        unsafe { Object(NonNull::new_unchecked(object.into_ptr())) }
+    }
+}
+
+impl Clone for Object {
+    fn clone(&self) -> Object {
+        // SAFETY: we hold a reference, so the object is alive.
+        unsafe { Object::borrowed(self.as_ptr()) }
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, and the thread is attached: objects live in Python
+        // objects, and in futures that only such objects own.
+        unsafe { ffi::Py_DECREF(self.as_ptr()) }
+    }
+}

@@ -1,0 +1,266 @@
+//! Sleeping with the interpreter's lock given up, and waking for its signals.
+//!
+//! Facts. A signal handler of CPython's runs in C, notes the signal, and writes a byte to
+//! the wake-up descriptor; the Python handler runs when the main thread next
+//! executes bytecode or calls `PyErr_CheckSignals`. A signal that comes just before the
+//! system call of a poll would be slept through, but for that byte.
+//!
+//! Choice. While a kernel runs in the main thread, the wake-up descriptor is ours: one end
+//! of a socket pair, the other in the poller. After a wait that it has ended, handlers are
+//! run; what they raise (KeyboardInterrupt) ends the wait, and `run`.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curio::embed::Epoll;
+use curio::{Builder, Event, Poller};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::object::Object;
+
+/// What a signal's handler has raised inside of the poller.
+#[derive(Clone, Default)]
+pub(crate) struct Interrupt(Rc<Cell<Option<PyErr>>>);
+
+impl Interrupt {
+    pub(crate) fn take(&self) -> Option<PyErr> {
+        self.0.take()
+    }
+
+    /// Runs the handlers of signals that have come.
+    fn check(&self, py: Python<'_>) -> io::Result<()> {
+        match py.check_signals() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.raised(error)),
+        }
+    }
+
+    fn raised(&self, error: PyErr) -> io::Error {
+        self.0.set(Some(error));
+        io::Error::other("a Python exception has ended the wait")
+    }
+}
+
+/// Gives the kernel its poller: ours, or one over a selector of the user's.
+pub(crate) fn attach(
+    py: Python<'_>,
+    builder: Builder,
+    selector: Option<&Bound<'_, PyAny>>,
+    interrupt: &Interrupt,
+) -> PyResult<(Builder, Option<SignalBell>)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    let bell = SignalBell { write: theirs };
+    let builder = match selector {
+        None => builder.poller(AttachedEpoll::new(OwnedFd::from(ours), interrupt.clone())?),
+        Some(selector) => {
+            builder.poller(SelectorPoller::new(py, selector, ours, interrupt.clone())?)
+        }
+    };
+    Ok((builder, Some(bell)))
+}
+
+/// Where CPython rings when a signal has come.
+pub(crate) struct SignalBell {
+    write: UnixStream,
+}
+
+impl SignalBell {
+    /// Takes the wake-up descriptor until the result is dropped; `None` if this is not the main
+    /// thread, whose business signals are.
+    pub(crate) fn listen<'py>(&self, py: Python<'py>) -> Option<Listening<'py>> {
+        let set = |fd: RawFd| -> PyResult<RawFd> {
+            let quiet = PyDict::new(py);
+            quiet.set_item("warn_on_full_buffer", false)?;
+            py.import("_signal")?.call_method("set_wakeup_fd", (fd,), Some(&quiet))?.extract()
+        };
+        let former = set(self.write.as_raw_fd()).ok()?;
+        Some(Listening { py, former })
+    }
+}
+
+/// Gives the wake-up descriptor back.
+pub(crate) struct Listening<'py> {
+    py: Python<'py>,
+    former: RawFd,
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        let signal = self.py.import("_signal");
+        let _ = signal.and_then(|signal| signal.call_method1("set_wakeup_fd", (self.former,)));
+    }
+}
+
+/// Reads what the wake-up descriptor was given; says whether there was something.
+fn drain(signals: BorrowedFd<'_>) -> bool {
+    let mut any = false;
+    while let Ok(count) = rustix::io::read(signals, &mut [0u8; 64])
+        && count > 0
+    {
+        any = true;
+    }
+    any
+}
+
+/// The token of the signals' bell.
+const SIGNALS: u64 = u64::MAX - 1;
+
+/// Epoll for a thread that holds the interpreter's lock.
+struct AttachedEpoll {
+    epoll: Epoll,
+    signals: OwnedFd,
+    interrupt: Interrupt,
+}
+
+impl AttachedEpoll {
+    fn new(signals: OwnedFd, interrupt: Interrupt) -> PyResult<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add_level(signals.as_fd(), SIGNALS)?;
+        Ok(AttachedEpoll { epoll, signals, interrupt })
+    }
+}
+
+impl Poller for AttachedEpoll {
+    fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.epoll.add(fd, token)
+    }
+
+    fn remove(&self, fd: RawFd, token: u64) {
+        self.epoll.remove(fd, token);
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let start = events.len();
+        self.epoll.wait(events, Some(Duration::ZERO))?;
+        let mut interrupted = false;
+        if events.len() == start && timeout != Some(Duration::ZERO) {
+            // SAFETY: the kernel is run by methods of `Kernel`, in attached threads.
+            let py = unsafe { Python::assume_attached() };
+            let epoll = &self.epoll;
+            let waited = py.detach(|| epoll.wait(events, timeout));
+            match waited {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => interrupted = true,
+                waited => waited?,
+            }
+        }
+        let seen = events.len();
+        events.retain(|event| event.token != SIGNALS);
+        if (events.len() < seen && drain(self.signals.as_fd())) || interrupted {
+            // SAFETY: as above; `detach` has re-attached.
+            self.interrupt.check(unsafe { Python::assume_attached() })?;
+        }
+        Ok(())
+    }
+
+    fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
+        self.epoll.notifier()
+    }
+}
+
+/// A poller over an instance of the standard library's `selectors`.
+///
+/// Selectors report levels. So a descriptor is registered with it only while a task waits,
+/// and for what it waits for; once reported, it is taken out again.
+struct SelectorPoller {
+    selector: Object,
+    signals: UnixStream,
+    bell: (UnixStream, Arc<UnixStream>),
+    /// What each descriptor is registered for.
+    interest: RefCell<std::collections::HashMap<RawFd, u64>>,
+    interrupt: Interrupt,
+}
+
+const READ: u32 = 1;
+const WRITE: u32 = 2;
+
+impl SelectorPoller {
+    fn new(
+        py: Python<'_>,
+        selector: &Bound<'_, PyAny>,
+        signals: UnixStream,
+        interrupt: Interrupt,
+    ) -> PyResult<Self> {
+        let (listen, ring) = UnixStream::pair()?;
+        listen.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        selector.call_method1("register", (listen.as_raw_fd(), READ, py.None()))?;
+        selector.call_method1("register", (signals.as_raw_fd(), READ, py.None()))?;
+        Ok(SelectorPoller {
+            selector: selector.clone().into(),
+            signals,
+            bell: (listen, Arc::new(ring)),
+            interest: RefCell::default(),
+            interrupt,
+        })
+    }
+
+    fn call<R>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<R>) -> io::Result<R> {
+        // SAFETY: the kernel is run, and its sources are dropped, by attached threads.
+        let py = unsafe { Python::assume_attached() };
+        call(&self.selector.bind(py)).map_err(|error| self.interrupt.raised(error))
+    }
+}
+
+impl Poller for SelectorPoller {
+    fn add(&self, _fd: BorrowedFd<'_>, _token: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn arm(&self, fd: BorrowedFd<'_>, token: u64, read: bool, write: bool) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        let mask = if read { READ } else { 0 } | if write { WRITE } else { 0 };
+        let known = self.interest.borrow_mut().insert(fd, token).is_some();
+        let method = if known { "modify" } else { "register" };
+        self.call(|selector| selector.call_method1(method, (fd, mask, token)).map(drop))
+    }
+
+    fn remove(&self, fd: RawFd, _token: u64) {
+        if self.interest.borrow_mut().remove(&fd).is_some() {
+            let _ = self.call(|selector| selector.call_method1("unregister", (fd,)).map(drop));
+            drop(self.interrupt.take());
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(|timeout| timeout.as_secs_f64());
+        let mut reported = Vec::new();
+        self.call(|selector| {
+            for ready in selector.call_method1("select", (timeout,))?.try_iter()? {
+                let (key, mask): (Bound<'_, PyAny>, u32) = ready?.extract()?;
+                let fd: RawFd = key.getattr("fd")?.extract()?;
+                reported.push((fd, mask, key.getattr("data")?.extract::<Option<u64>>()?));
+            }
+            Ok(())
+        })?;
+        for (fd, mask, token) in reported {
+            let Some(token) = token else { continue };
+            self.remove(fd, token);
+            events.push(Event {
+                token,
+                readable: mask & READ != 0,
+                writable: mask & WRITE != 0,
+                hangup: false,
+            });
+        }
+        drain(self.bell.0.as_fd());
+        drain(self.signals.as_fd());
+        // SAFETY: as in `call`.
+        self.interrupt.check(unsafe { Python::assume_attached() })
+    }
+
+    fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let ring = self.bell.1.clone();
+        // A full buffer fails with EAGAIN: then the bell is ringing already.
+        Arc::new(move || {
+            let _ = rustix::io::write(&*ring, &[1]);
+        })
+    }
+}

@@ -1,0 +1,125 @@
+"""Sockets as tasks use them."""
+
+__all__ = ["Socket"]
+
+import errno
+import os
+from socket import SO_ERROR, SOCK_STREAM, SOL_SOCKET
+
+from ._curio import SocketBase, operation
+from .errors import AsyncOnlyError
+
+
+class Socket(SocketBase):
+    """A socket whose blocking methods are awaited.
+
+    `Socket(sock)` wraps a socket of the standard library, and makes it non-blocking.
+    Methods that cannot block (`bind`, `listen`, `setsockopt` ...) and attributes are those
+    of the wrapped socket.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, sock):
+        sock.setblocking(False)
+        self._attach(sock, sock.fileno(), sock.type == SOCK_STREAM)
+
+    def __repr__(self):
+        return f"<curio.Socket {self._socket!r}>"
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+    def fileno(self):
+        """The descriptor's number; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def _accepted(self, accepted):
+        client, address = accepted
+        return type(self)(client), address
+
+    @operation
+    async def accept(self):
+        """Wait for a connection; return its socket and the peer's address.
+
+        Cancellation: no connection is lost.
+        """
+
+    @operation
+    async def recv(self, maxsize, flags=0):
+        """Receive what there is, at most `maxsize` bytes; b'' at the end of the stream.
+
+        Raises ReadResourceBusy if another task is receiving.
+
+        Cancellation: nothing is lost.
+        """
+
+    @operation
+    async def send(self, data, flags=0):
+        """Send what the system takes of `data`, a bytes-like object; return the count.
+
+        Raises WriteResourceBusy if another task is sending.
+
+        Cancellation: nothing was sent.
+        """
+
+    @operation
+    async def sendall(self, data, flags=0):
+        """Send all of `data`, a bytes-like object.
+
+        Raises WriteResourceBusy if another task is sending.
+
+        Cancellation: part may have been sent. The exception, like any other that comes
+        from here, says how much as `bytes_sent`.
+        """
+
+    @operation
+    async def _wait(self, write):
+        """Wait until the socket, which has just refused, can be read, or written."""
+
+    async def connect(self, address):
+        """Connect to `address`. A host name in it is looked up, which may block.
+
+        Raises OSError, with its errno, if there is no connection.
+
+        Cancellation: the attempt may go on; close the socket.
+        """
+        error = await self.connect_ex(address)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    async def connect_ex(self, address):
+        """As `connect`, but return the error's number, 0 for none."""
+        error = self._socket.connect_ex(address)
+        if error in (errno.EINPROGRESS, errno.EAGAIN):
+            await self._wait(True)
+            error = self._socket.getsockopt(SOL_SOCKET, SO_ERROR)
+        return error
+
+    async def close(self):
+        """Close the socket. A task that is waiting on it gets an OSError. Twice is fine."""
+        self._close()
+
+    def _close(self):
+        self._detach()
+        self._socket.close()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exception):
+        self._close()
+
+    def __enter__(self):
+        raise AsyncOnlyError("a curio socket is entered with 'async with'")
+
+    def __exit__(self, *exception):
+        raise AsyncOnlyError("a curio socket is entered with 'async with'")
+
+    def settimeout(self, seconds):
+        """Not supported: raises RuntimeError; `curio.timeout_after` limits any operation."""
+        raise RuntimeError("a curio socket has no timeout of its own: use curio.timeout_after()")
+
+    def gettimeout(self):
+        """None: it has no timeout of its own."""
+        return None

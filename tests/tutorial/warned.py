@@ -1,0 +1,32 @@
+# hello.py
+import curio
+
+async def countdown(n):
+    while n > 0:
+        print('T-minus', n)
+        await curio.sleep(1)
+        n -= 1
+
+async def kid():
+    print('Building the Millenium Falcon in Minecraft')
+    await curio.sleep(1000)
+
+async def parent():
+    kid_task = await curio.spawn(kid())
+    await curio.sleep(5)
+
+    print("Let's go")
+    count_task = await curio.spawn(countdown(10))
+    await count_task.join()
+
+    print("We're leaving!")
+    try:
+        await curio.timeout_after(10, kid_task.join())
+    except curio.TaskTimeout:
+        print('I warned you!')
+        await kid_task.cancel()
+    print("Leaving!")
+
+if __name__ == '__main__':
+    kernel = curio.Kernel()
+    kernel.run(parent())
