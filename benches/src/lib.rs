@@ -27,10 +27,7 @@ impl Command {
         let mut words = std::env::args().skip(1);
         let name = words.next().unwrap_or_default();
         let numbers = words
-            .map(|word| {
-                word.parse()
-                    .unwrap_or_else(|_| fail(&format!("{word}: not a number")))
-            })
+            .map(|word| word.parse().unwrap_or_else(|_| fail(&format!("{word}: not a number"))))
             .collect();
         Self { name, numbers }
     }
@@ -60,20 +57,14 @@ pub fn fail(message: &str) -> ! {
 /// Prints the one line a micro benchmark prints: nanoseconds for each of `count`.
 #[expect(clippy::cast_precision_loss, reason = "a benchmark's count is small")]
 pub fn report(elapsed: Duration, count: usize) {
-    println!(
-        "{{\"ns\": {:.2}}}",
-        elapsed.as_nanos() as f64 / count as f64
-    );
+    println!("{{\"ns\": {:.2}}}", elapsed.as_nanos() as f64 / count as f64);
 }
 
 /// The processor time this process has used: what timers cost, without the waiting.
 #[must_use]
 pub fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        now.tv_sec.try_into().unwrap_or(0),
-        now.tv_nsec.try_into().unwrap_or(0),
-    )
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// The short deadline of sleeper `i`: spread over ten milliseconds, out of order.

@@ -15,13 +15,12 @@ further awaits before it ends::
     curio.run(countdown, 10)
 """
 
-import importlib
-
 from . import _curio
 from ._curio import run
 from .errors import *
 from .errors import __all__ as _errors
 from .kernel import Kernel
+from .network import run_server
 from .task import (
     Task,
     check_cancellation,
@@ -35,8 +34,25 @@ from .time import clock, ignore_after, sleep, stop_after, timeout_after
 
 __version__ = _curio.__version__
 
-# What needs more of the standard library is loaded when it is first used.
-_LATER = {"run_server": "network"}
+class _Later(type(_curio)):
+    """A submodule that is loaded when something of it is wanted.
+
+    A module's `__getattr__` would do, but with one, every access to the package's attributes
+    is slow.
+    """
+
+    def __getattr__(self, name):
+        module = __import__(self.__name__, fromlist=["*"])  # takes our place in the package
+        return getattr(module, name)
+
+    def __dir__(self):
+        return dir(__import__(self.__name__, fromlist=["*"]))
+
+
+io = _Later("curio.io")
+network = _Later("curio.network")
+socket = _Later("curio.socket")
+
 
 __all__ = [
     "Kernel",
@@ -56,18 +72,3 @@ __all__ = [
     "timeout_after",
     *_errors,
 ]
-
-
-def __getattr__(name):
-    if name in _LATER:
-        value = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
-    elif name in ("io", "network", "socket"):
-        return importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *_LATER, "io", "network", "socket"})

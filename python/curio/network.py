@@ -2,14 +2,14 @@
 
 __all__ = ["run_server"]
 
-import socket as _socket
+# The C module alone: its Python face would be the half of what `import curio` costs.
+from _socket import AF_INET
 
-from .io import Socket
 from .task import spawn
 
 
 async def run_server(
-    host, port, client_task, *, family=_socket.AF_INET, backlog=100, ssl=None, reuse_address=True
+    host, port, client_task, *, family=AF_INET, backlog=100, ssl=None, reuse_address=True
 ):
     """Accept connections at an address, and run `client_task(sock, addr)` for each, in a new task.
 
@@ -23,6 +23,10 @@ async def run_server(
     """
     if ssl is not None:
         raise NotImplementedError("run_server(ssl=...) is not supported by this version of curio")
+    import socket as _socket
+
+    from .io import Socket
+
     listening = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         if reuse_address:

@@ -30,12 +30,7 @@ fn main() -> io::Result<()> {
 fn serve(buffer: usize) -> io::Result<()> {
     let listener = listen()?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(
-        &poll,
-        &listener,
-        EventData::new_u64(LISTENER),
-        EventFlags::IN,
-    )?;
+    epoll::add(&poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut buffer = vec![0; buffer];
     let mut events = Vec::with_capacity(1_024);
@@ -76,10 +71,7 @@ fn accept(
             EventData::new_u64(connections.len() as u64),
             EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
         )?;
-        connections.push(Some(Connection {
-            stream,
-            unsent: Vec::new(),
-        }));
+        connections.push(Some(Connection { stream, unsent: Vec::new() }));
     }
 }
 

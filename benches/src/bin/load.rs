@@ -26,10 +26,7 @@ const USAGE: &str =
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the end is looked for while nothing arrives.
-const TICK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000_000,
-};
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 struct Options {
     addr: SocketAddr,
@@ -84,13 +81,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(10))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            sent: 0,
-            received: 0,
-            started: Instant::now(),
-            verified: false,
-        })
+        Ok(Self { stream, sent: 0, received: 0, started: Instant::now(), verified: false })
     }
 
     /// Sends what is left of the request, as far as the system takes it.
@@ -149,10 +140,7 @@ struct Histogram {
 
 impl Histogram {
     fn new() -> Self {
-        Self {
-            counts: vec![0; 1 << 20],
-            total: 0,
-        }
+        Self { counts: vec![0; 1 << 20], total: 0 }
     }
 
     fn add(&mut self, latency: Duration) {
@@ -251,11 +239,7 @@ fn main() -> io::Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "a count of a few seconds")]
     let rate = histogram.total as f64 / seconds;
     // A connection without one whole echo has been served nothing: an error too.
-    errors += connections
-        .iter()
-        .flatten()
-        .filter(|connection| !connection.verified)
-        .count() as u64;
+    errors += connections.iter().flatten().filter(|connection| !connection.verified).count() as u64;
     println!(
         "{{\"requests\": {}, \"seconds\": {seconds:.4}, \"rate\": {rate:.1}, \"errors\": {errors}, \
          \"p50\": {}, \"p99\": {}, \"total\": {total}}}",

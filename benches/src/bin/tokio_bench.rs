@@ -11,10 +11,8 @@ use tokio::time::{sleep, timeout};
 
 fn main() {
     let command = Command::from_args();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         match command.name.as_str() {
             "echo" => echo(command.number(0, 65_536)).await,
@@ -90,9 +88,7 @@ async fn cancel(count: usize) {
 
 async fn sleepers(count: usize) {
     let start = cpu_time();
-    let handles: Vec<_> = (0..count)
-        .map(|i| tokio::spawn(sleep(stagger(i))))
-        .collect();
+    let handles: Vec<_> = (0..count).map(|i| tokio::spawn(sleep(stagger(i)))).collect();
     for handle in handles {
         handle.await.expect("a finished task");
     }

@@ -6,13 +6,14 @@ use std::ptr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use curio::embed::{self, End};
+use curio::embed::End;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::error::classes;
+use crate::error::{Origin, is_cancellation};
+use crate::function;
 use crate::kernel::Settings;
 use crate::object::{Object, Outcome, Raised, take_error};
 use crate::op;
@@ -70,9 +71,17 @@ pub(crate) fn name(coroutine: &Bound<'_, PyAny>) -> String {
 }
 
 fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    // SAFETY: a live object.
-    if unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 || op::is_op(object.as_ptr()) {
-        return Ok(true);
+    // SAFETY: a live object, and classes that are static.
+    unsafe {
+        if ffi::PyCoro_CheckExact(object.as_ptr()) != 0 || op::is_op(object.as_ptr()) {
+            return Ok(true);
+        }
+        // What it mostly is if it is not that: the look-ups below cost more than a task.
+        let class = ffi::Py_TYPE(object.as_ptr());
+        let function = [&raw mut ffi::PyFunction_Type, &raw mut PyMethod_Type];
+        if function.contains(&class) || function::is_function(object.as_ptr()) {
+            return Ok(false);
+        }
     }
     let py = object.py();
     // Generators that `types.coroutine` has marked, and what other compilers make.
@@ -82,6 +91,10 @@ fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
     let coroutine = py.import("collections.abc")?.getattr("Coroutine")?;
     object.is_instance(&coroutine)
+}
+
+unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
 }
 
 /// A coroutine can be run by one task, once.
@@ -113,7 +126,8 @@ pub(crate) enum Sent {
     Raised(Raised),
 }
 
-/// Resumes a coroutine; `thrown` is raised where it waits.
+/// Resumes a coroutine; `thrown` is raised where it waits. `awaits_foreign` tells whether the task
+/// is about to yield without being blocked in a trap.
 ///
 /// What it yields must have come from one of our operations. Anything else is thrown back at
 /// the line that awaits it, as an error that names it.
@@ -121,6 +135,7 @@ pub(crate) fn resume(
     py: Python<'_>,
     coroutine: *mut ffi::PyObject,
     thrown: Option<Object>,
+    awaits_foreign: impl Fn() -> bool,
 ) -> Sent {
     let mut sent = match thrown {
         None => send(coroutine),
@@ -134,7 +149,7 @@ pub(crate) fn resume(
             Err(Err(raised)) => return Sent::Raised(raised),
         };
         let yielded = yielded.bind(py);
-        if yielded.is_none() && !embed::in_foreign_future() {
+        if yielded.is_none() && !awaits_foreign() {
             return Sent::Yielded;
         }
         let message = format!(
@@ -215,7 +230,8 @@ impl Future for CoroutineBody {
         if unsafe { ffi::PyContext_Enter(context) } < 0 {
             return Poll::Ready(this.raised(py, Raised));
         }
-        let sent = resume(py, coroutine, None);
+        // SAFETY: as above.
+        let sent = resume(py, coroutine, None, || unsafe { inner(this.task()) }.is_running());
         // Leaving needs a clear error indicator, like all Python calls.
         let sent = match sent {
             Sent::Raised(raised) => Err(take_error(py, raised)),
@@ -246,15 +262,22 @@ impl CoroutineBody {
         let exception = error.value(py);
         // SAFETY: the object is a task, and lives as long as its body.
         let task = unsafe { inner(self.task()) };
-        task.set_exception(exception.clone().into_any().into());
         let is_main = self.settings.main.get() == self.task.as_ptr();
         let asked = task.origin(py).ok().flatten();
-        let is_asked = asked.as_ref().is_some_and(|asked| {
-            asked.get().exception().is_some_and(|asked| asked.is(exception.as_any()))
-        });
-        let cancelled_error = classes(py).cancelled_error.bind(py);
-        let is_cancellation = exception.is_instance(cancelled_error).unwrap_or(false);
-        if is_asked || (is_cancellation && (asked.is_some() || !is_main)) {
+        let was_asked = asked.is_some();
+        let is_asked = asked.as_ref().is_some_and(|asked| asked.get().asks_for(exception.as_any()));
+        let is_cancellation = is_cancellation(exception.as_any());
+        if asked.is_some_and(|asked| Origin::explains(&asked, exception.as_any())) {
+            task.set_plainly_cancelled();
+            return End::Cancelled;
+        }
+        task.set_exception(exception.clone().into_any().into());
+        if is_asked || (is_cancellation && (was_asked || !is_main)) {
+            // An intended end needs no traceback, which would keep every local alive.
+            if is_cancellation {
+                // SAFETY: a live exception; None is allowed for a traceback.
+                unsafe { ffi::PyException_SetTraceback(exception.as_ptr(), ffi::Py_None()) };
+            }
             return End::Cancelled;
         }
         if !is_cancellation && !exception.is_instance_of::<PyException>() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use curio::Cancellation;
 use curio::embed::{ErrorKind, Timeout};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
@@ -175,8 +176,31 @@ impl Origin {
         }
     }
 
-    pub(crate) fn exception(&self) -> Option<&Py<PyAny>> {
+    fn exception(&self) -> Option<&Py<PyAny>> {
         self.exception.as_ref()
+    }
+
+    /// Whether `exception` could be made again from this: it says nothing more.
+    pub(crate) fn explains(slf: &Py<Origin>, exception: &Bound<'_, PyAny>) -> bool {
+        let py = exception.py();
+        // SAFETY: a live exception; the context is a new reference, or null.
+        let context = unsafe { ffi::PyException_GetContext(exception.as_ptr()) };
+        if !context.is_null() {
+            // SAFETY: not null, and ours.
+            unsafe { ffi::Py_DECREF(context) };
+            return false;
+        }
+        exception.get_type().is(classes(py).task_cancelled.bind(py))
+            && slf.get().exception.is_none()
+            && exception.getattr(pyo3::intern!(py, "origin")).is_ok_and(|origin| origin.is(slf))
+    }
+
+    /// Whether `exception` is what the task was to be cancelled with.
+    pub(crate) fn asks_for(&self, exception: &Bound<'_, PyAny>) -> bool {
+        self.exception.as_ref().is_some_and(|asked| {
+            let asked = asked.bind(exception.py());
+            asked.is(exception) || asked.is(exception.get_type())
+        })
     }
 
     /// As the kernel carries it.
@@ -210,20 +234,29 @@ pub(crate) fn origin(py: Python<'_>, cancellation: &Cancellation) -> PyResult<Py
     )
 }
 
-fn cancelled(py: Python<'_>, cancellation: &Cancellation) -> PyResult<PyErr> {
+/// Whether an exception is of the family that cancels.
+pub(crate) fn is_cancellation(exception: &Bound<'_, PyAny>) -> bool {
+    let family = classes(exception.py()).cancelled_error.as_ptr().cast();
+    // SAFETY: a live object's type, and a live type.
+    unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(exception.as_ptr()), family) != 0 }
+}
+
+pub(crate) fn cancelled(py: Python<'_>, cancellation: &Cancellation) -> PyResult<PyErr> {
     let origin = origin(py, cancellation)?;
-    let default = classes(py).task_cancelled.bind(py);
-    let asked = match origin.get().exception() {
-        None => default.as_any(),
-        Some(asked) => asked.bind(py),
+    let Some(asked) = origin.get().exception() else {
+        let name = pyo3::intern!(py, "TaskCancelled");
+        let exception = classes(py).task_cancelled.bind(py).call1((name,))?;
+        exception.setattr(pyo3::intern!(py, "origin"), origin)?;
+        return Ok(PyErr::from_value(exception));
     };
+    let asked = asked.bind(py);
     let exception = match asked.cast::<PyType>() {
         Ok(class) => class.call1((class.name()?,))?,
         // An instance is raised as it is, wherever it comes from.
         Err(_) => asked.clone(),
     };
-    let is_cancellation = exception.is_instance(classes(py).cancelled_error.bind(py))?;
-    if is_cancellation && exception.getattr("origin")?.is_none() && !origin.get().is_bare() {
+    let knows = !is_cancellation(&exception) || !exception.getattr("origin")?.is_none();
+    if !knows && !origin.get().is_bare() {
         exception.setattr("origin", origin)?;
     }
     Ok(PyErr::from_value(exception))

@@ -359,3 +359,9 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
     TYPE.store(class.cast(), Relaxed);
     Ok(())
 }
+
+/// Whether `object` is a function of ours.
+pub(crate) fn is_function(object: *mut ffi::PyObject) -> bool {
+    // SAFETY: a live object has a type.
+    unsafe { ffi::Py_TYPE(object) == TYPE.load(Relaxed) }
+}

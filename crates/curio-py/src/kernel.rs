@@ -164,7 +164,7 @@ impl KernelBase {
         let Some(main) = main else { return Ok(py.None()) };
         // SAFETY: it is a task's object, and alive.
         let main = unsafe { task::inner(main.as_ptr().cast()) };
-        match main.ended_with() {
+        match main.ended_with(py) {
             // It was stopped; the task goes on with the next run.
             None => Ok(py.None()),
             Some(Ok(result)) => Ok(result.bind(py).clone().unbind()),

@@ -109,7 +109,7 @@ struct VTable {
 struct OpObject {
     base: ffi::PyVarObject,
     vtable: &'static VTable,
-    /// The function that made it: gives the op its name.
+    /// The function that made it: gives the op its name. Null for what has none.
     function: *mut FunctionObject,
     keep: Keep,
     stage: Cell<Stage>,
@@ -140,11 +140,9 @@ impl<F: Operation> For<F> {
         // A Python object never moves, so the future is pinned, and nobody else refers to it:
         // the stage is `Running`.
         let (future, keep) = unsafe { (Pin::new_unchecked(&mut *Self::future(op)), &(*op).keep) };
-        // SAFETY: the header of a live op.
-        let function = unsafe { (*op).function };
         curio::embed::context(|cx| future.poll(py, keep, cx)).unwrap_or_else(|| {
             // SAFETY: the op holds a reference to its function.
-            let name = unsafe { (*function).name(py) };
+            let name = unsafe { name(py, op) };
             let message = format!(
                 "'{name}' was awaited outside of a Curio kernel; it must run in a task, under \
                  curio.run() or Kernel.run()"
@@ -183,7 +181,7 @@ pub(crate) fn new<F: Operation>(
     // is written once. The function is alive, for it is being called.
     unsafe {
         ptr::addr_of_mut!((*op).vtable).write(&For::<F>::VTABLE);
-        ffi::Py_INCREF(function.cast());
+        ffi::Py_XINCREF(function.cast());
         ptr::addr_of_mut!((*op).function).write(function);
         let thrown = Cell::new(ptr::null_mut());
         ptr::addr_of_mut!((*op).keep).write(Keep { object: Cell::new(object), thrown });
@@ -291,9 +289,15 @@ fn error(kind: *mut ffi::PyObject, message: &str) -> Raised {
 }
 
 /// The op's name, for messages.
-unsafe fn name(py: Python<'_>, op: *mut OpObject) -> String {
-    // SAFETY: the caller has a live op, which holds a reference to its function.
-    unsafe { (*(*op).function).name(py) }
+unsafe fn name(py: Python<'_>, op: *const OpObject) -> String {
+    // SAFETY: the caller has a live op, which holds a reference to its function, if any.
+    unsafe { (*op).function.as_ref() }.map_or_else(|| "operation".into(), |f| f.name(py))
+}
+
+/// The op's qualified name.
+unsafe fn qualname(py: Python<'_>, op: *const OpObject) -> String {
+    // SAFETY: as in `name`.
+    unsafe { (*op).function.as_ref() }.map_or_else(|| "operation".into(), |f| f.qualname(py))
 }
 
 /// Polls a live op; a panic becomes an exception.
@@ -539,7 +543,7 @@ unsafe extern "C" fn repr(op: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the slot is called with a live op, attached.
     unsafe {
         let py = Python::assume_attached();
-        let name = (*(*op.cast::<OpObject>()).function).qualname(py);
+        let name = qualname(py, op.cast());
         let text = format!("<coroutine object {name} at {op:p}>");
         text.into_pyobject(py).map_or(ptr::null_mut(), |text| text.into_any().into_ptr())
     }
@@ -549,8 +553,7 @@ unsafe extern "C" fn get_name(op: *mut ffi::PyObject, which: *mut c_void) -> *mu
     // SAFETY: a getter is called with a live op, attached.
     unsafe {
         let py = Python::assume_attached();
-        let function = &*(*op.cast::<OpObject>()).function;
-        let name = if which.is_null() { function.name(py) } else { function.qualname(py) };
+        let name = if which.is_null() { name(py, op.cast()) } else { qualname(py, op.cast()) };
         name.into_pyobject(py).map_or(ptr::null_mut(), |name| name.into_any().into_ptr())
     }
 }
@@ -633,7 +636,7 @@ unsafe extern "C" fn dealloc(op: *mut ffi::PyObject) {
         }
         ffi::Py_XDECREF(header.keep.object.replace(ptr::null_mut()));
         ffi::Py_XDECREF(header.keep.thrown.replace(ptr::null_mut()));
-        ffi::Py_DECREF(header.function.cast());
+        ffi::Py_XDECREF(header.function.cast());
         let class = ffi::Py_TYPE(op);
         if keeps {
             ffi::PyObject_GC_Del(op.cast());
@@ -650,7 +653,7 @@ unsafe fn warn_never_awaited(header: &OpObject) {
     unsafe {
         let py = Python::assume_attached();
         let pending = PyErr::take(py);
-        let name = (*header.function).qualname(py);
+        let name = qualname(py, header);
         let message = format!("coroutine '{name}' was never awaited");
         let message = std::ffi::CString::new(message).unwrap_or_default();
         if ffi::PyErr_WarnEx(ffi::PyExc_RuntimeWarning, message.as_ptr(), 1) < 0 {

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use curio::TaskRef;
 use curio::embed::{Body, JoinTrap, Label, Spawn, Wait};
+use curio::{TaskRef, TaskState};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -40,6 +40,9 @@ pub(crate) struct Inner {
     context: RefCell<Option<Object>>,
     result: RefCell<Option<Object>>,
     exception: RefCell<Option<Object>>,
+    /// It has ended with the cancellation that was asked for: the exception is made again if
+    /// somebody wants to see it. Ten thousands of them would keep the collector busy.
+    plainly_cancelled: Cell<bool>,
     taskgroup: RefCell<Option<Object>>,
     joined: Cell<bool>,
 }
@@ -83,6 +86,7 @@ pub(crate) fn spawn(
             context: RefCell::new(None),
             result: RefCell::new(None),
             exception: RefCell::new(None),
+            plainly_cancelled: Cell::new(false),
             taskgroup: RefCell::new(None),
             joined: Cell::new(false),
         });
@@ -140,11 +144,29 @@ impl Inner {
         *self.exception.borrow_mut() = Some(exception);
     }
 
+    pub(crate) fn set_plainly_cancelled(&self) {
+        self.plainly_cancelled.set(true);
+    }
+
+    /// The exception that has ended it.
+    fn exception(&self, py: Python<'_>) -> Option<Object> {
+        if self.plainly_cancelled.get()
+            && let Some(cancellation) = self.task().ok()?.info().cancellation()
+        {
+            self.plainly_cancelled.set(false);
+            let exception = error::cancelled(py, cancellation).ok()?.into_value(py);
+            self.set_exception(exception.into_bound(py).into_any().into());
+        }
+        self.exception.borrow().clone()
+    }
+
     /// The body is gone: a coroutine that has not ended is closed, and what it does then is
     /// nobody's business any more.
     pub(crate) fn abandon(&self, py: Python<'_>) {
         self.context.take();
-        let ended = self.result.borrow().is_some() || self.exception.borrow().is_some();
+        let ended = self.result.borrow().is_some()
+            || self.exception.borrow().is_some()
+            || self.plainly_cancelled.get();
         if !ended && let Some(coroutine) = self.coroutine.borrow().clone() {
             let pending = PyErr::take(py);
             let _ = coroutine.bind(py).call_method0("close");
@@ -182,17 +204,23 @@ impl Inner {
         task.ok_or_else(|| PyRuntimeError::new_err("the task was never taken in by a kernel"))
     }
 
+    /// Whether it has the processor, which a task that has entered a trap has not.
+    pub(crate) fn is_running(&self) -> bool {
+        let task = self.task.borrow();
+        task.as_ref().is_some_and(|task| task.state() == TaskState::Running)
+    }
+
     fn terminated(&self) -> bool {
         self.task.borrow().as_ref().is_none_or(|task| task.terminated())
     }
 
     /// `None` if it has not ended.
-    pub(crate) fn ended_with(&self) -> Option<Result<Object, Object>> {
+    pub(crate) fn ended_with(&self, py: Python<'_>) -> Option<Result<Object, Object>> {
         if !self.terminated() {
             return None;
         }
-        if let Some(exception) = &*self.exception.borrow() {
-            return Some(Err(exception.clone()));
+        if let Some(exception) = self.exception(py) {
+            return Some(Err(exception));
         }
         Some(Ok(self.result.borrow().clone().unwrap_or_else(Object::none)))
     }
@@ -227,7 +255,7 @@ pub(crate) fn join(_py: Python<'_>, call: &Call<'_>) -> Outcome {
         Mapped::new(wait, |py, keep, ()| {
             let task = kept(keep);
             task.joined.set(true);
-            match task.ended_with() {
+            match task.ended_with(py) {
                 Some(Ok(result)) => Ok(result),
                 Some(Err(cause)) => Err(task_error(py, task, &cause)?.into()),
                 None => Err(not_ended(py)),
@@ -320,7 +348,7 @@ fn children(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
 
 fn result(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
     task.joined.set(true);
-    match task.ended_with() {
+    match task.ended_with(py) {
         None => Err(PyRuntimeError::new_err("the task has not ended, so it has no result")),
         Some(Ok(result)) => Ok(result.bind(py).clone().unbind()),
         Some(Err(exception)) => Err(PyErr::from_value(exception.bind(py).clone())),
@@ -328,7 +356,7 @@ fn result(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
 }
 
 fn exception_of(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
-    match task.ended_with() {
+    match task.ended_with(py) {
         None => Err(PyRuntimeError::new_err("the task has not ended, so it has no exception")),
         Some(Ok(_)) => Ok(py.None()),
         Some(Err(exception)) => Ok(exception.bind(py).clone().unbind()),
@@ -336,7 +364,7 @@ fn exception_of(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
 }
 
 fn exc_info(py: Python<'_>, task: &Inner) -> PyResult<Py<PyAny>> {
-    match &*task.exception.borrow() {
+    match task.exception(py) {
         None => Ok(py.None()),
         Some(exception) => {
             let exception = exception.bind(py);

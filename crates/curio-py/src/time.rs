@@ -20,11 +20,19 @@ use crate::op::{self, Instant, Keep, Operation, Plain};
 
 /// A time in seconds, as a duration; negative is zero. `None` for none, if that is allowed.
 fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResult<Duration> {
-    let given = call.get(py, index);
-    let Ok(value) = given.extract::<f64>() else {
+    // SAFETY: a live object, attached; -1 may mean that an error is set. The second call would
+    // make a float of an int first.
+    let value = unsafe {
+        match ffi::PyLong_CheckExact(call.ptr(index)) {
+            0 => ffi::PyFloat_AsDouble(call.ptr(index)),
+            _ => ffi::PyLong_AsDouble(call.ptr(index)),
+        }
+    };
+    if value == -1.0 && PyErr::take(py).is_some() {
+        let given = call.get(py, index);
         let message = format!("{name}() needs a number of seconds, not {}", given.repr()?);
         return Err(PyTypeError::new_err(message));
-    };
+    }
     if value.is_nan() {
         return Err(PyValueError::new_err(format!("{name}() needs a number of seconds, not nan")));
     }
@@ -177,7 +185,7 @@ impl Driven {
             let message = "the operation is being awaited already";
             return Poll::Ready(Err(PyRuntimeError::new_err(message).into()));
         }
-        match resume(py, keep.as_ptr(), thrown) {
+        match resume(py, keep.as_ptr(), thrown, embed::in_foreign_future) {
             Sent::Yielded => Poll::Pending,
             Sent::Returned(value) => Poll::Ready(Ok(value)),
             Sent::Raised(raised) => Poll::Ready(Err(raised)),
@@ -347,32 +355,24 @@ fn async_only(py: Python<'_>, what: &str) -> PyErr {
 
 /// An awaitable that has the value already.
 fn ready(py: Python<'_>, value: Object) -> PyResult<Py<PyAny>> {
-    Ok(Bound::new(py, Ready(Guarded(Some(value).into())))?.into_any().unbind())
+    let ready = op::new(std::ptr::null_mut(), Some(value), Ready);
+    ready.map(|op| op.bind(py).unbind()).map_err(|raised| take_error(py, raised))
 }
 
-/// See `ready`.
-#[pyclass(frozen, module = "curio", name = "Ready")]
-pub(crate) struct Ready(Guarded<Option<Object>>);
+/// See `ready`: the value is the op's object.
+struct Ready;
 
-#[pymethods]
-impl Ready {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
+impl Operation for Ready {
+    const KEEPS: bool = true;
 
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        match self.0.0.borrow_mut().take() {
-            None => Ok(None),
-            Some(value) if value.bind(py).is_none() => Ok(None),
-            Some(value) => {
-                let value = value.bind(py).clone().unbind();
-                Err(pyo3::exceptions::PyStopIteration::new_err((value,)))
-            }
-        }
+    fn poll(
+        self: Pin<&mut Self>,
+        _py: Python<'_>,
+        keep: &Keep,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Outcome> {
+        // SAFETY: the op was made with an object.
+        Poll::Ready(Ok(unsafe { Object::borrowed(keep.as_ptr()) }))
     }
 }
 

@@ -154,7 +154,7 @@ async fn unwinding<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         match polled {
-            Ok(Poll::Pending) => interrupt_foreign(),
+            Ok(Poll::Pending) => interrupt_foreign(State::in_foreign_future),
             Ok(Poll::Ready(result)) => Poll::Ready(result),
             Err(panic) => Poll::Ready(Err(Error::new(ErrorKind::Panic(panic_text(&*panic))))),
         }
@@ -164,11 +164,13 @@ async fn unwinding<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// A pending interrupt that no trap can take, because the task would block in a future that
 /// knows nothing of Curio, is taken by whatever contains that future.
-pub(crate) fn interrupt_foreign<T>() -> Poll<Result<T>> {
+pub(crate) fn interrupt_foreign<T>(foreign: impl FnOnce(&State) -> bool) -> Poll<Result<T>> {
     let interrupt = kernel::with_current(|core| {
-        core.with_state(|state| {
-            if state.in_foreign_future() { state.take_interrupt(|| core.now()) } else { None }
-        })
+        core.with_state(
+            |state| {
+                if foreign(state) { state.take_interrupt(|| core.now()) } else { None }
+            },
+        )
     });
     match interrupt.flatten() {
         Some(interrupt) => Poll::Ready(Err(interrupt)),
@@ -315,7 +317,7 @@ impl TaskRef {
     /// # Cancellation
     /// The other task runs on; only the waiting is given up.
     pub fn wait(&self) -> Wait<JoinTrap> {
-        Wait::new(JoinTrap::new(self.key))
+        Wait::new(JoinTrap::new(self.core.clone(), self.key))
     }
 
     /// Asks the task to end, and waits until it has.

@@ -15,7 +15,7 @@
 //! - Code that does not block finishes normally, even if its time is over.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -66,12 +66,12 @@ enum Sleeping {
 impl Future for Sleep {
     type Output = Result<Duration>;
 
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Duration>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Duration>> {
         let polled = match &mut self.get_mut().0 {
             Sleeping::Yield(sleep) => pin!(sleep).poll(cx),
             Sleeping::Timer(sleep) => pin!(sleep).poll(cx),
         };
-        polled.map(|slept| slept.and_then(|()| clock()))
+        polled.map(|slept| slept.and_then(|()| last_clock()))
     }
 }
 
@@ -81,6 +81,12 @@ impl Future for Sleep {
 /// Misuse outside of a kernel.
 pub fn clock() -> Result<Duration> {
     kernel::with_current(|core| Duration::from_nanos(core.now())).ok_or_else(|| outside("clock"))
+}
+
+/// The clock's last reading: when the kernel has woken the running task, or later.
+fn last_clock() -> Result<Duration> {
+    kernel::with_current(|core| Duration::from_nanos(core.last_reading()))
+        .ok_or_else(|| outside("clock"))
 }
 
 /// Runs `future` for at most `limit`.
@@ -133,7 +139,7 @@ async fn limited<T>(
 ) -> Result<(Result<T>, Option<Timeout>)> {
     let mut region = TimeoutRegion::enter(limit)?;
     let mut future = pin!(future);
-    let result = poll_fn(|cx| region.poll(|| future.as_mut().poll(cx))).await;
+    let result = poll_fn(|cx| region.poll(cx, future.as_mut())).await;
     let Err(error) = &result else {
         region.leave();
         return Ok((result, None));
@@ -211,13 +217,17 @@ impl TimeoutRegion {
             let outside = state.region;
             (state.enter_timeout(deadline(now), now), outside)
         });
-        let swapped = Swapped { outside, inside: None };
+        let swapped = Swapped { timeout: Some(key), outside, inside: None };
         Ok(TimeoutRegion { core, key: Some(key), swapped })
     }
 
     /// Polls a future inside of the region, and is outside again after it.
-    pub fn poll<T>(&mut self, poll: impl FnOnce() -> Poll<Result<T>>) -> Poll<Result<T>> {
-        self.swapped.poll(&self.core, poll)
+    pub fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        future: Pin<&mut impl Future<Output = Result<T>>>,
+    ) -> Poll<Result<T>> {
+        self.swapped.poll(&self.core, cx, future)
     }
 
     /// Runs `work` inside of the region.
@@ -254,6 +264,8 @@ impl Drop for TimeoutRegion {
 
 /// The two sides of a region that is entered at each poll.
 struct Swapped {
+    /// `None`: it is a shield.
+    timeout: Option<TimeoutKey>,
     outside: Region,
     /// `None`: the region was entered just now, and is in force.
     inside: Option<Region>,
@@ -263,21 +275,44 @@ impl Swapped {
     fn poll<T>(
         &mut self,
         core: &Rc<Core>,
-        poll: impl FnOnce() -> Poll<Result<T>>,
+        cx: &mut Context<'_>,
+        future: Pin<&mut impl Future<Output = Result<T>>>,
     ) -> Poll<Result<T>> {
-        self.inside(core, || match poll() {
-            Poll::Pending => interrupt_foreign(),
-            ready => ready,
+        let timeout = self.timeout;
+        self.inside(core, || {
+            let traps = core.state().traps;
+            if let ready @ Poll::Ready(_) = future.poll(cx) {
+                return ready;
+            }
+            let waker = cx.waker();
+            let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
+            core.with_state(|state| match timeout {
+                Some(timeout) => state.show_waker(timeout, foreign),
+                // Nothing inside of a shield is dropped from outside of it.
+                None => state.trapped(),
+            });
+            interrupt_foreign(|state| state.traps == traps)
         })
     }
 
     fn inside<R>(&mut self, core: &Rc<Core>, work: impl FnOnce() -> R) -> R {
         if let Some(inside) = self.inside {
-            self.outside = core.swap_region(inside);
+            self.outside = core.enter_again(self.timeout, inside, self.outside);
         }
-        let result = work();
-        self.inside = Some(core.swap_region(self.outside));
-        result
+        // Also when `work` panics and somebody further out goes on.
+        let _left = Left { core, swapped: self };
+        work()
+    }
+}
+
+struct Left<'a> {
+    core: &'a Core,
+    swapped: &'a mut Swapped,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.swapped.inside = Some(self.core.swap_region(self.swapped.outside));
     }
 }
 
@@ -310,9 +345,9 @@ impl Swapped {
 pub async fn disable_cancellation<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let core = kernel::current().ok_or_else(|| outside("disable_cancellation"))?;
     let outside = core.add_shield();
-    let mut swapped = Swapped { outside, inside: None };
+    let mut swapped = Swapped { timeout: None, outside, inside: None };
     let mut future = pin!(future);
-    poll_fn(|cx| swapped.poll(&core, || future.as_mut().poll(cx))).await
+    poll_fn(|cx| swapped.poll(&core, cx, future.as_mut())).await
 }
 
 /// Fails if a cancellation or an expired timeout is waiting for the calling task and may

@@ -31,8 +31,8 @@ pub trait Trap {
 
     /// What would be waited for is there already: the trap does not block, and so is no
     /// cancellation point.
-    fn done(&mut self, state: &State) -> bool {
-        let _ = state;
+    fn done(&mut self, core: &Rc<Core>, state: &State) -> bool {
+        let _ = (core, state);
         false
     }
 
@@ -66,7 +66,7 @@ impl<T: Trap> Wait<T> {
         let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
         let Some(core) = kernel::current() else { return Poll::Ready(Err(outside(T::NAME))) };
         let armed = core.with_state(|state| {
-            if self.trap.done(state) {
+            if self.trap.done(&core, state) {
                 return Ok(None);
             }
             if let Some(interrupt) = state.take_interrupt(|| core.now()) {
@@ -181,6 +181,7 @@ impl Future for YieldNow {
                 {
                     return Err(interrupt);
                 }
+                state.trapped();
                 if own {
                     state.schedule_current();
                 }
@@ -242,12 +243,13 @@ impl Trap for SleepTrap {
 /// The trap of a task that waits for another's end.
 #[doc(hidden)]
 pub struct JoinTrap {
+    kernel: Rc<Core>,
     target: TaskKey,
 }
 
 impl JoinTrap {
-    pub(crate) fn new(target: TaskKey) -> Self {
-        JoinTrap { target }
+    pub(crate) fn new(kernel: Rc<Core>, target: TaskKey) -> Self {
+        JoinTrap { kernel, target }
     }
 }
 
@@ -258,11 +260,18 @@ impl Trap for JoinTrap {
         TaskState::TaskJoin
     }
 
-    fn done(&mut self, state: &State) -> bool {
-        state.task(self.target).is_none()
+    fn done(&mut self, core: &Rc<Core>, state: &State) -> bool {
+        if Rc::ptr_eq(core, &self.kernel) {
+            state.task(self.target).is_none()
+        } else {
+            self.kernel.state().task(self.target).is_none()
+        }
     }
 
-    fn arm(&mut self, _core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
+    fn arm(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
+        if !Rc::ptr_eq(core, &self.kernel) {
+            return Err(Error::misuse("a task of another kernel cannot be waited for"));
+        }
         if state.is_current(self.target) {
             return Err(Error::misuse("a task cannot wait for its own end"));
         }

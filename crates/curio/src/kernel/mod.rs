@@ -89,6 +89,7 @@ pub struct Core {
     /// Operations that the running task may still do without blocking.
     budget: Cell<u32>,
     last_look: Cell<u64>,
+    last_reading: Cell<u64>,
     shut: Cell<bool>,
     running: Cell<bool>,
 }
@@ -161,13 +162,22 @@ impl Core {
             poller,
             budget: Cell::new(BUDGET),
             last_look: Cell::new(0),
+            last_reading: Cell::new(0),
             shut: Cell::new(false),
             running: Cell::new(false),
         })
     }
 
     pub(crate) fn now(&self) -> u64 {
-        self.clock.now()
+        let now = self.clock.now();
+        self.last_reading.set(now);
+        now
+    }
+
+    /// The clock when it was last read: never later than now, and never before an earlier
+    /// reading. Costs nothing.
+    pub(crate) fn last_reading(&self) -> u64 {
+        self.last_reading.get()
     }
 
     /// Changes the tables; then does what may run foreign code.
@@ -193,6 +203,16 @@ impl Core {
     /// Puts the running task into another region; gives the one it was in.
     pub(crate) fn swap_region(&self, region: Region) -> Region {
         std::mem::replace(&mut self.state.borrow_mut().region, region)
+    }
+
+    /// See [`State::enter_again`].
+    pub(crate) fn enter_again(
+        &self,
+        timeout: Option<TimeoutKey>,
+        inside: Region,
+        former: Region,
+    ) -> Region {
+        self.state.borrow_mut().enter_again(timeout, inside, former)
     }
 
     /// Puts a shield around the running task; gives the region it was in.

@@ -14,7 +14,7 @@ use super::poller::Event;
 use super::source::Sources;
 use super::task::{Body, Cancel, End, Label, TaskCell, TaskInfo, TaskKey, TaskState};
 use super::timers::Timers;
-use super::wait::{Region, TimeoutCell, TimeoutKey, WaitKey, WaitQueue, Waits};
+use super::wait::{Region, TimeoutCell, TimeoutKey, Wait, WaitKey, WaitQueue, Waits};
 use crate::error::{Cancellation, Error, ErrorKind, Timeout};
 
 /// What a timer is for.
@@ -56,6 +56,9 @@ pub struct State {
     pub(super) current: Option<TaskKey>,
     /// What is around the operation that the running task is in.
     pub(crate) region: Region,
+    /// How often a task has suspended itself in a trap; and that, when the running one began.
+    pub(crate) traps: u32,
+    traps_before: u32,
     /// Tasks that `run` waits for.
     pub(super) awaited: usize,
     /// The buffer of the poller's events, kept for its memory.
@@ -77,6 +80,8 @@ impl State {
             drop_later: Vec::new(),
             current: None,
             region: Region::default(),
+            traps: 0,
+            traps_before: 0,
             awaited: 0,
             events: Vec::new(),
         }
@@ -110,7 +115,8 @@ impl State {
             info: info.clone(),
             face,
             scheduled: false,
-            blocked: None,
+            open: false,
+            foreign: WaitQueue::default(),
             region: Region::default(),
             cancel: Cancel::None,
             own_cancel: None,
@@ -205,10 +211,11 @@ impl State {
         let index = self.ready.pop_front()?;
         let task = &mut self.tasks[index as usize];
         task.scheduled = false;
-        task.blocked = None;
+        task.open = false;
         task.info.set_state(TaskState::Running);
         task.info.count_cycle();
         self.region = task.region;
+        self.traps_before = self.traps;
         self.current = Some(task.key);
         let body = task.body.take().expect("a scheduled task is not being polled");
         Some((task.key, body))
@@ -218,9 +225,11 @@ impl State {
     pub(super) fn suspend(&mut self, key: TaskKey, body: Body) {
         self.current = None;
         let region = self.region;
+        let foreign = self.traps == self.traps_before;
         let task = self.task_mut(key).expect("the running task stays in the table");
         task.body = Some(body);
         task.region = region;
+        task.open |= foreign;
         if !task.scheduled && task.info.state() == TaskState::Running {
             task.info.set_state(TaskState::FutureWait);
         }
@@ -234,6 +243,9 @@ impl State {
             task.joiners.pop(&mut self.waits)
         } {
             self.fire(joiner);
+        }
+        while let Some(wait) = self.tasks[key.index as usize].foreign.pop(&mut self.waits) {
+            self.waits.get_mut(wait).foreign = false;
         }
         while let Some(child) = self.tasks[key.index as usize].first_child {
             self.leave_family(child);
@@ -262,9 +274,10 @@ impl State {
 
     /// Notes that the running task waits, and shows it.
     pub(crate) fn block(&mut self, wait: WaitKey) {
-        let state = self.waits.get(wait).state;
+        self.trapped();
+        let Wait { state, region, .. } = *self.waits.get(wait);
         if let Some(task) = self.current() {
-            task.blocked = Some(wait);
+            task.open |= region.shields == 0;
             if !task.scheduled {
                 task.info.set_state(state);
             }
@@ -273,22 +286,53 @@ impl State {
 
     /// What was waited for has happened: the task, or its combinator, is to look.
     /// The wait must have left its timer or queue.
-    pub(crate) fn fire(&mut self, wait: WaitKey) {
-        let wait = self.waits.get_mut(wait);
+    pub(crate) fn fire(&mut self, key: WaitKey) {
+        let wait = self.waits.get_mut(key);
         wait.fired = true;
         let task = wait.task;
         match wait.waker.take() {
-            Some(waker) => self.wake_later.push(waker),
+            Some(waker) => {
+                self.unlist(key);
+                self.wake_later.push(waker);
+            }
             None => self.schedule(task),
         }
     }
 
-    /// Makes the task look, without anything having happened to its wait.
-    fn prod(&mut self, task: u32) {
-        let blocked = self.tasks[task as usize].blocked;
-        let waker = blocked.and_then(|wait| self.waits.get(wait).waker.clone());
-        self.wake_later.extend(waker);
-        self.schedule(task);
+    /// Makes the task look, without anything having happened to its waits; those that a
+    /// combinator polls are woken as well, unless they are outside of `timeout`.
+    fn prod(&mut self, task: u32, timeout: Option<TimeoutKey>) {
+        let Some(cell) = self.tasks.get(task as usize) else { return };
+        let told = cell.foreign.iter(&self.waits).filter(|wait| {
+            wait.region.shields == 0
+                && timeout.is_none_or(|timeout| self.encloses(timeout, wait.region))
+        });
+        self.wake_later.extend(told.filter_map(|wait| wait.waker.clone()));
+        if cell.open && cell.body.is_some() {
+            self.schedule(task);
+        }
+    }
+
+    fn encloses(&self, timeout: TimeoutKey, region: Region) -> bool {
+        let outer = |key: &TimeoutKey| self.timeouts.get(key.0 as usize)?.outer;
+        std::iter::successors(region.timeout, outer).any(|key| key == timeout)
+    }
+
+    /// Puts a wait whose waker is not the task's own into the task's queue of those.
+    fn list(&mut self, key: WaitKey) {
+        let wait = self.waits.get_mut(key);
+        if let Some(task) = self.tasks.get_mut(wait.task as usize) {
+            wait.foreign = true;
+            task.foreign.push(&mut self.waits, key);
+        }
+    }
+
+    fn unlist(&mut self, key: WaitKey) {
+        let wait = self.waits.get_mut(key);
+        if std::mem::take(&mut wait.foreign) {
+            let task = wait.task as usize;
+            self.tasks[task].foreign.remove(&mut self.waits, key);
+        }
     }
 
     /// Fires what is due at `now`.
@@ -324,6 +368,7 @@ impl State {
             timer,
             expired,
             delivered: false,
+            waker: None,
         });
         self.set_region_timeout(Some(key));
         key
@@ -359,7 +404,8 @@ impl State {
 
     /// Forgets a timeout whose region was not left in order: its future was dropped.
     pub(crate) fn drop_timeout(&mut self, key: TimeoutKey) -> TimeoutCell {
-        let cell = self.timeouts.remove(key.0 as usize);
+        let mut cell = self.timeouts.remove(key.0 as usize);
+        self.drop_later.extend(cell.waker.take());
         if let Some(timer) = cell.timer {
             self.timers.remove(timer);
         }
@@ -376,9 +422,39 @@ impl State {
         cell.timer = None;
         cell.expired = true;
         let task = cell.task;
-        if self.may_interrupt(task) {
-            self.prod(task);
+        self.wake_later.extend(cell.waker.clone());
+        self.prod(task, Some(key));
+    }
+
+    /// Enters a region again that was left in between, perhaps by another way than before:
+    /// `former` was around it then. Gives what is around it now.
+    pub(crate) fn enter_again(
+        &mut self,
+        timeout: Option<TimeoutKey>,
+        mut inside: Region,
+        former: Region,
+    ) -> Region {
+        let outside = self.region;
+        if let Some(timeout) = timeout {
+            self.timeouts[timeout.0 as usize].task = self.current.map_or(u32::MAX, |key| key.index);
         }
+        if outside != former {
+            inside.shields = outside.shields + inside.shields.saturating_sub(former.shields);
+            if let Some(timeout) = timeout {
+                self.timeouts[timeout.0 as usize].outer = outside.timeout;
+            } else if inside.timeout == former.timeout {
+                inside.timeout = outside.timeout;
+            }
+        }
+        self.region = inside;
+        outside
+    }
+
+    /// Notes who is to be woken when a timeout expires: not its task, if a combinator
+    /// has polled its region.
+    pub(crate) fn show_waker(&mut self, timeout: TimeoutKey, waker: Option<Waker>) {
+        let former = std::mem::replace(&mut self.timeouts[timeout.0 as usize].waker, waker);
+        self.drop_later.extend(former);
     }
 
     // Cancellation.
@@ -394,21 +470,9 @@ impl State {
         task.info.set_cancellation(cancellation);
         task.info.set_timeout(None);
         task.void_before = void_before;
-        if self.may_interrupt(key.index) {
-            self.prod(key.index);
-        }
+        // A task that is ready or running finds it at its next trap.
+        self.prod(key.index, None);
         true
-    }
-
-    /// Whether an interrupt can reach the task where it is blocked now. A task that is
-    /// ready or running finds it at its next trap.
-    fn may_interrupt(&self, task: u32) -> bool {
-        let Some(task) = self.tasks.get(task as usize) else { return false };
-        if task.scheduled || task.body.is_none() {
-            return false;
-        }
-        // Nothing is known of a foreign future; whatever contains it will look.
-        task.blocked.is_none_or(|wait| self.waits.get(wait).region.shields == 0)
     }
 
     /// Takes what the running task is to be interrupted by, in the region it is in now.
@@ -526,10 +590,16 @@ impl End {
 impl State {
     pub(crate) fn insert_wait(&mut self, state: TaskState, waker: Option<Waker>) -> WaitKey {
         let task = self.current.map_or(u32::MAX, |key| key.index);
-        self.waits.insert(task, state, self.region, waker)
+        let foreign = waker.is_some();
+        let wait = self.waits.insert(task, state, self.region, waker);
+        if foreign {
+            self.list(wait);
+        }
+        wait
     }
 
     pub(crate) fn remove_wait(&mut self, wait: WaitKey) {
+        self.unlist(wait);
         let wait = self.waits.remove(wait);
         // Dropping a waker is foreign code: not here.
         self.drop_later.extend(wait.waker);
@@ -540,14 +610,19 @@ impl State {
     }
 
     /// The trap was polled again: perhaps by another task, or through another combinator.
-    pub(crate) fn renew_wait(&mut self, wait: WaitKey, waker: Option<Waker>) {
+    pub(crate) fn renew_wait(&mut self, key: WaitKey, waker: Option<Waker>) {
         let task = self.current.map_or(u32::MAX, |key| key.index);
         let region = self.region;
-        let wait = self.waits.get_mut(wait);
+        let foreign = waker.is_some();
+        self.unlist(key);
+        let wait = self.waits.get_mut(key);
         wait.task = task;
         wait.region = region;
         let former = std::mem::replace(&mut wait.waker, waker);
         self.drop_later.extend(former);
+        if foreign {
+            self.list(key);
+        }
     }
 
     pub(crate) fn current_key(&self) -> Option<TaskKey> {
@@ -595,8 +670,13 @@ impl State {
         }
     }
 
+    /// Notes that the running task suspends itself in a way that the kernel knows of.
+    pub(crate) fn trapped(&mut self) {
+        self.traps = self.traps.wrapping_add(1);
+    }
+
     /// Whether the running task would block in something that is not a trap.
-    pub(crate) fn in_foreign_future(&mut self) -> bool {
-        self.current().is_some_and(|task| task.blocked.is_none() && !task.scheduled)
+    pub(crate) fn in_foreign_future(&self) -> bool {
+        self.current.is_some() && self.traps == self.traps_before
     }
 }

@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::wait::{Region, WaitKey, WaitQueue};
+use super::wait::{FOREIGN, Region, WaitQueue};
 use crate::error::Cancellation;
 
 /// Where a task stands, as the monitor shows it.
@@ -249,8 +249,10 @@ pub(crate) struct TaskCell {
     pub(super) face: usize,
     /// In the ready queue, once.
     pub(super) scheduled: bool,
-    /// The wait it was last seen blocked in; `None` for foreign futures.
-    pub(crate) blocked: Option<WaitKey>,
+    /// An interrupt might end what it blocked in when it last ran: not all of it was shielded.
+    pub(super) open: bool,
+    /// Its waits that a combinator polls: to be told of interrupts through their wakers.
+    pub(super) foreign: WaitQueue<FOREIGN>,
     /// The timeouts and shields it is inside of while it is not running.
     pub(super) region: Region,
     /// The request of `cancel`, delivered once in the life of the task.

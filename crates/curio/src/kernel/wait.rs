@@ -41,12 +41,24 @@ pub(crate) struct Wait {
     pub(super) region: Region,
     /// What was waited for has happened.
     pub(super) fired: bool,
-    /// Neighbours in a [`WaitQueue`].
-    before: Option<WaitKey>,
-    after: Option<WaitKey>,
+    /// Its neighbours in the line it stands in, and among its task's [`FOREIGN`] waits.
+    links: [Links; 2],
     /// Whom to wake instead of the task, when a combinator polls the trap.
     pub(super) waker: Option<Waker>,
+    /// It stands in the task's queue of such waits.
+    pub(super) foreign: bool,
 }
+
+#[derive(Default)]
+struct Links {
+    before: Option<WaitKey>,
+    after: Option<WaitKey>,
+}
+
+/// The links of the line for what is waited for.
+const LINE: usize = 0;
+/// The links of a task's waits that have wakers of their own.
+pub(crate) const FOREIGN: usize = 1;
 
 /// The table of waits.
 #[derive(Default)]
@@ -60,7 +72,8 @@ impl Waits {
         region: Region,
         waker: Option<Waker>,
     ) -> WaitKey {
-        let wait = Wait { task, state, region, fired: false, before: None, after: None, waker };
+        let links = Default::default();
+        let wait = Wait { task, state, region, fired: false, links, waker, foreign: false };
         WaitKey(self.0.insert(wait) as u32)
     }
 
@@ -82,16 +95,16 @@ impl Waits {
 /// A doubly linked list through the table, so that a wait that is given up
 /// leaves at once, wherever it stands, and an empty queue costs two words.
 #[derive(Default)]
-pub(crate) struct WaitQueue {
+pub(crate) struct WaitQueue<const WHICH: usize = LINE> {
     first: Option<WaitKey>,
     last: Option<WaitKey>,
 }
 
-impl WaitQueue {
+impl<const WHICH: usize> WaitQueue<WHICH> {
     pub(crate) fn push(&mut self, waits: &mut Waits, key: WaitKey) {
-        waits.get_mut(key).before = self.last;
+        waits.get_mut(key).links[WHICH].before = self.last;
         match self.last.replace(key) {
-            Some(last) => waits.get_mut(last).after = Some(key),
+            Some(last) => waits.get_mut(last).links[WHICH].after = Some(key),
             None => self.first = Some(key),
         }
     }
@@ -104,16 +117,20 @@ impl WaitQueue {
 
     /// Takes `key`, which must stand in this queue, out of it.
     pub(crate) fn remove(&mut self, waits: &mut Waits, key: WaitKey) {
-        let wait = waits.get_mut(key);
-        let (before, after) = (wait.before.take(), wait.after.take());
+        let Links { before, after } = std::mem::take(&mut waits.get_mut(key).links[WHICH]);
         match before {
-            Some(before) => waits.get_mut(before).after = after,
+            Some(before) => waits.get_mut(before).links[WHICH].after = after,
             None => self.first = after,
         }
         match after {
-            Some(after) => waits.get_mut(after).before = before,
+            Some(after) => waits.get_mut(after).links[WHICH].before = before,
             None => self.last = before,
         }
+    }
+
+    pub(crate) fn iter<'a>(&'a self, waits: &'a Waits) -> impl Iterator<Item = &'a Wait> {
+        let first = self.first.map(|key| waits.get(key));
+        std::iter::successors(first, |wait| wait.links[WHICH].after.map(|key| waits.get(key)))
     }
 }
 
@@ -134,6 +151,8 @@ pub(crate) struct TimeoutCell {
     pub(super) expired: bool,
     /// A trap inside was told.
     pub(super) delivered: bool,
+    /// Whom to wake when it expires, when a combinator polls its region.
+    pub(super) waker: Option<Waker>,
 }
 
 #[cfg(test)]
@@ -149,7 +168,7 @@ mod tests {
         /// Pushes, pops and removals from any place, against a `Vec`.
         #[test]
         fn a_wait_queue_is_a_list(steps in prop::collection::vec((0u8..3, any::<prop::sample::Index>()), 0..200)) {
-            let (mut waits, mut queue) = (Waits::default(), WaitQueue::default());
+            let (mut waits, mut queue) = (Waits::default(), WaitQueue::<LINE>::default());
             let mut model: Vec<(u32, WaitKey)> = Vec::new();
             for (number, (step, which)) in (0u32..).zip(steps) {
                 match step {
