@@ -4,39 +4,55 @@ __all__ = ["Socket"]
 
 import errno
 import os
-from socket import SO_ERROR, SOCK_STREAM, SOL_SOCKET
+import socket as _socket
 
 from ._curio import SocketBase, operation
 from .errors import AsyncOnlyError
+
+# What cannot block, and is the wrapped socket's.
+_PASSED_THROUGH = (
+    "bind",
+    "family",
+    "fileno",
+    "get_inheritable",
+    "getpeername",
+    "getsockname",
+    "getsockopt",
+    "listen",
+    "proto",
+    "set_inheritable",
+    "setsockopt",
+    "type",
+)
 
 
 class Socket(SocketBase):
     """A socket whose blocking methods are awaited.
 
-    `Socket(sock)` wraps a socket of the standard library, and makes it non-blocking.
-    Methods that cannot block (`bind`, `listen`, `setsockopt` ...) and attributes are those
-    of the wrapped socket.
+    `Socket(sock)` wraps a socket of the standard library, or an object that is like one,
+    and makes it non-blocking. Methods that cannot block (`bind`, `listen`, `setsockopt` ...)
+    and attributes are those of the wrapped socket.
     """
 
     __slots__ = ("__weakref__",)
 
+    def __new__(cls, sock):
+        # With __getattr__ in the class, every look-up of a method is slow. What a plain socket
+        # has is listed instead.
+        if cls is Socket and type(sock) is not _socket.socket:
+            cls = _SocketLike
+        return super().__new__(cls)
+
     def __init__(self, sock):
         sock.setblocking(False)
-        self._attach(sock, sock.fileno(), sock.type == SOCK_STREAM)
+        self._attach(sock, sock.fileno(), sock.type == _socket.SOCK_STREAM)
 
     def __repr__(self):
         return f"<curio.Socket {self._socket!r}>"
 
-    def __getattr__(self, name):
-        return getattr(self._socket, name)
-
-    def fileno(self):
-        """The descriptor's number; -1 once it is closed."""
-        return self._socket.fileno()
-
     def _accepted(self, accepted):
         client, address = accepted
-        return type(self)(client), address
+        return Socket(client), address
 
     @operation
     async def accept(self):
@@ -91,9 +107,9 @@ class Socket(SocketBase):
     async def connect_ex(self, address):
         """As `connect`, but return the error's number, 0 for none."""
         error = self._socket.connect_ex(address)
-        if error in (errno.EINPROGRESS, errno.EAGAIN):
+        if error == errno.EINPROGRESS:
             await self._wait(True)
-            error = self._socket.getsockopt(SOL_SOCKET, SO_ERROR)
+            error = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         return error
 
     async def close(self):
@@ -116,6 +132,15 @@ class Socket(SocketBase):
     def __exit__(self, *exception):
         raise AsyncOnlyError("a curio socket is entered with 'async with'")
 
+    def dup(self):
+        """A second socket for the same connection, with a descriptor of its own."""
+        return Socket(self._socket.dup())
+
+    def detach(self):
+        """Give the descriptor away: close the object without it, and return its number."""
+        self._detach()
+        return self._socket.detach()
+
     def settimeout(self, seconds):
         """Not supported: raises RuntimeError; `curio.timeout_after` limits any operation."""
         raise RuntimeError("a curio socket has no timeout of its own: use curio.timeout_after()")
@@ -123,3 +148,24 @@ class Socket(SocketBase):
     def gettimeout(self):
         """None: it has no timeout of its own."""
         return None
+
+
+def _pass_through(name):
+    doc = getattr(_socket.socket, name).__doc__
+    return property(lambda self: getattr(self._socket, name), doc=doc)
+
+
+for _name in _PASSED_THROUGH:
+    setattr(Socket, _name, _pass_through(_name))
+
+
+class _SocketLike(Socket):
+    """Over something that is like a socket, and may have more attributes."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+
+_SocketLike.__name__ = _SocketLike.__qualname__ = "Socket"

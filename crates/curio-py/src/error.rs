@@ -90,7 +90,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &curio::Error) -> PyResult<PyErr>
 }
 
 /// `OSError(errno, strerror)`, whose constructor picks the subclass.
-fn os_error(py: Python<'_>, errno: i32) -> PyResult<PyErr> {
+pub(crate) fn os_error(py: Python<'_>, errno: i32) -> PyResult<PyErr> {
     let text = py.import("os")?.call_method1("strerror", (errno,))?.unbind();
     Ok(PyOSError::new_err((errno, text)))
 }

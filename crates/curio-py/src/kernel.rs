@@ -89,7 +89,8 @@ struct Held {
     kernel: Kernel,
     settings: Rc<Settings>,
     interrupt: Interrupt,
-    signals: Option<SignalBell>,
+    /// `None` once the kernel has been shut down.
+    signals: RefCell<Option<Rc<SignalBell>>>,
 }
 
 // SAFETY: a kernel is not made for several threads; here the interpreter's lock keeps them apart.
@@ -104,6 +105,11 @@ unsafe impl Send for Held {}
 unsafe impl Sync for Held {}
 
 /// The kernel: it runs tasks. Its Python class, `Kernel`, adds nothing that schedules.
+///
+/// It does not show its tasks to the garbage collector, on purpose: the collector finalizes
+/// the coroutines of a cycle in any order, and each that was left in the middle of its work
+/// would complain. A kernel that is dropped closes them first, quietly. The price is that a
+/// kernel whose own unfinished task refers to it lives until it is shut down.
 #[pyclass(subclass, frozen, module = "curio", name = "KernelBase")]
 pub(crate) struct KernelBase {
     held: Held,
@@ -137,6 +143,7 @@ impl KernelBase {
         }
         let (builder, signals) = poller::attach(py, Kernel::builder(), selector, &interrupt)?;
         let kernel = builder.build().map_err(|error| runtime_error(py, &error))?;
+        let signals = RefCell::new(Some(Rc::new(signals)));
         Ok(KernelBase { held: Held { kernel, settings, interrupt, signals } })
     }
 
@@ -151,7 +158,8 @@ impl KernelBase {
     /// Runs tasks with Python's world around them: signals, and the settings at hand.
     fn enter(&self, py: Python<'_>, until: Until) -> PyResult<Exit> {
         let held = &self.held;
-        let _signals = held.signals.as_ref().map(|bell| bell.listen(py));
+        let bell = held.signals.borrow().clone();
+        let _signals = bell.as_ref().map(|bell| bell.listen(py));
         let former = RUNNING.with(|running| running.replace(Some(held.settings.clone())));
         let exit = held.kernel.run_until(until);
         RUNNING.with(|running| running.replace(former));
@@ -190,11 +198,15 @@ impl KernelBase {
         }
     }
 
-    fn run_main(&self, py: Python<'_>, coroutine: Object, leave: bool) -> PyResult<Py<PyAny>> {
+    /// Before a coroutine is made, or taken in, that could not be run.
+    fn ensure_free(&self, py: Python<'_>) -> PyResult<()> {
         if self.held.kernel.is_running() {
             return Err(PyRuntimeError::new_err("the kernel is running already"));
         }
-        ensure_alone(py)?;
+        ensure_alone(py)
+    }
+
+    fn run_main(&self, py: Python<'_>, coroutine: Object, leave: bool) -> PyResult<Py<PyAny>> {
         let main = self.add(py, coroutine, false)?;
         // SAFETY: it is a task's object, and alive.
         let key = unsafe { task::inner(main.as_ptr().cast()) }.task()?.key();
@@ -220,18 +232,22 @@ impl KernelBase {
             let message = "the kernel is running: it cannot be shut down from a task";
             return Err(PyRuntimeError::new_err(message));
         }
-        let _signals = held.signals.as_ref().map(|bell| bell.listen(py));
+        let bell = held.signals.borrow().clone();
+        let _signals = bell.as_ref().map(|bell| bell.listen(py));
         let former = RUNNING.with(|running| running.replace(Some(held.settings.clone())));
         let exit = held.kernel.shut_down();
         RUNNING.with(|running| running.replace(former));
         match exit.map_err(|error| runtime_error(py, &error))? {
-            None => Ok(()),
+            None => {
+                held.signals.take();
+                Ok(())
+            }
             Some(exit) => self.checked(exit),
         }
     }
 }
 
-/// Before a coroutine is taken in that could not be run.
+/// A thread runs one kernel at a time.
 fn ensure_alone(py: Python<'_>) -> PyResult<()> {
     if embed::is_running() {
         return Err(runtime_error(py, &embed::nested()));
@@ -304,6 +320,7 @@ impl KernelBase {
         shutdown: bool,
     ) -> PyResult<Py<PyAny>> {
         not_yet("Kernel.run(pdb=True)", pdb)?;
+        self.ensure_free(py)?;
         self.held.settings.log_errors.set(log_errors);
         let result = match corofunc {
             Some(corofunc) => instantiate(py, "run", corofunc, args)

@@ -35,7 +35,13 @@ pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Raised {
 
 /// Takes the error that is set.
 pub(crate) fn take_error(py: Python<'_>, _: Raised) -> PyErr {
-    PyErr::fetch(py)
+    let error = PyErr::fetch(py);
+    // Up to Python 3.11 the traceback travels beside the exception; we hand the exception on.
+    if let Some(traceback) = error.traceback(py) {
+        // SAFETY: a live exception and a live traceback of it.
+        unsafe { ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr()) };
+    }
+    error
 }
 
 /// A strong reference. Only touched, and only dropped, by attached threads.

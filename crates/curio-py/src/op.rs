@@ -28,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -45,6 +45,9 @@ pub(crate) trait Operation {
     /// Whether `keep` is a coroutine that the operation runs: then a stack walks on into
     /// it, and what is thrown in goes to it.
     const DELEGATES: bool = false;
+
+    /// Whether it makes sense only in a task.
+    const NEEDS_KERNEL: bool = true;
 
     /// Makes progress; `keep` is null if there is none.
     fn poll(
@@ -140,7 +143,13 @@ impl<F: Operation> For<F> {
         // A Python object never moves, so the future is pinned, and nobody else refers to it:
         // the stage is `Running`.
         let (future, keep) = unsafe { (Pin::new_unchecked(&mut *Self::future(op)), &(*op).keep) };
+        if !F::NEEDS_KERNEL {
+            return future.poll(py, keep, &mut Context::from_waker(Waker::noop()));
+        }
         curio::embed::context(|cx| future.poll(py, keep, cx)).unwrap_or_else(|| {
+            if is_being_closed(py) {
+                return Poll::Ready(Err(pyo3::exceptions::PyGeneratorExit::new_err(()).into()));
+            }
             // SAFETY: the op holds a reference to its function.
             let name = unsafe { name(py, op) };
             let message = format!(
@@ -155,6 +164,16 @@ impl<F: Operation> For<F> {
         // SAFETY: called once, when the op becomes `Done`.
         unsafe { ptr::drop_in_place(Self::future(op)) }
     }
+}
+
+/// Whether the awaiting coroutine is being closed, because it was dropped: it is handling
+/// GeneratorExit then. Its clean-up cannot be awaited any more; going on with the closing is
+/// what is left, and no news.
+fn is_being_closed(py: Python<'_>) -> bool {
+    let handled = py.import("sys").and_then(|sys| sys.call_method0("exc_info"));
+    handled
+        .and_then(|handled| handled.get_item(1))
+        .is_ok_and(|exception| exception.is_instance_of::<pyo3::exceptions::PyGeneratorExit>())
 }
 
 /// Makes an op of `function` that runs `future`; `keep` is the object it works on.
@@ -488,7 +507,7 @@ unsafe fn throw_into(op: *mut OpObject, exception: Object) -> *mut ffi::PyObject
     // SAFETY: the caller has a live op; attached.
     unsafe {
         let header = &*op;
-        if header.vtable.delegates && header.stage.get() != Stage::Done {
+        if header.vtable.delegates && header.stage.get() == Stage::Started {
             header.keep.thrown.set(exception.into_ptr());
             return as_iterator(resume(op), false);
         }
@@ -497,7 +516,14 @@ unsafe fn throw_into(op: *mut OpObject, exception: Object) -> *mut ffi::PyObject
                 error(ffi::PyExc_ValueError, "coroutine already executing");
                 return ptr::null_mut();
             }
-            Stage::Created | Stage::Started => finish(op),
+            Stage::Created | Stage::Started => {
+                // A coroutine that it was to run will not be run: nothing is forgotten.
+                let closed = close(op.cast(), ptr::null_mut());
+                if closed.is_null() {
+                    return closed;
+                }
+                ffi::Py_DECREF(closed);
+            }
             Stage::Done => {}
         }
         let kind = ffi::Py_TYPE(exception.as_ptr()).cast();

@@ -10,6 +10,7 @@
 //! run; what they raise (KeyboardInterrupt) ends the wait, and `run`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -53,7 +54,7 @@ pub(crate) fn attach(
     builder: Builder,
     selector: Option<&Bound<'_, PyAny>>,
     interrupt: &Interrupt,
-) -> PyResult<(Builder, Option<SignalBell>)> {
+) -> PyResult<(Builder, SignalBell)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
@@ -64,7 +65,7 @@ pub(crate) fn attach(
             builder.poller(SelectorPoller::new(py, selector, ours, interrupt.clone())?)
         }
     };
-    Ok((builder, Some(bell)))
+    Ok((builder, bell))
 }
 
 /// Where CPython rings when a signal has come.
@@ -168,15 +169,30 @@ impl Poller for AttachedEpoll {
 /// A poller over an instance of the standard library's `selectors`.
 ///
 /// Selectors report levels. So a descriptor is registered with it only while a task waits,
-/// and for what it waits for; once reported, it is taken out again.
+/// and for what it waits for; what was reported is taken out again.
+///
+/// A selector's methods are Python code, in which anything may happen. They are called in
+/// `wait` alone: the other methods note down what is to change.
 struct SelectorPoller {
     selector: Object,
     signals: UnixStream,
     bell: (UnixStream, Arc<UnixStream>),
-    /// What each descriptor is registered for.
-    interest: RefCell<std::collections::HashMap<RawFd, u64>>,
+    changes: RefCell<Changes>,
     interrupt: Interrupt,
 }
+
+#[derive(Default)]
+struct Changes {
+    /// Descriptors that tasks wait for.
+    wanted: HashMap<RawFd, Interest>,
+    /// What the selector was told.
+    registered: HashMap<RawFd, Interest>,
+    /// Descriptors that are closed, or about to be.
+    gone: Vec<RawFd>,
+}
+
+/// A token, and a mask of `READ` and `WRITE`.
+type Interest = (u64, u32);
 
 const READ: u32 = 1;
 const WRITE: u32 = 2;
@@ -197,15 +213,62 @@ impl SelectorPoller {
             selector: selector.clone().into(),
             signals,
             bell: (listen, Arc::new(ring)),
-            interest: RefCell::default(),
+            changes: RefCell::default(),
             interrupt,
         })
     }
 
     fn call<R>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<R>) -> io::Result<R> {
-        // SAFETY: the kernel is run, and its sources are dropped, by attached threads.
+        // SAFETY: the kernel is run, and shut down, by attached threads.
         let py = unsafe { Python::assume_attached() };
         call(&self.selector.bind(py)).map_err(|error| self.interrupt.raised(error))
+    }
+
+    fn unregister(&self, fd: RawFd) {
+        // It may be closed by now, which some selectors mind.
+        if self.call(|selector| selector.call_method1("unregister", (fd,)).map(drop)).is_err() {
+            drop(self.interrupt.take());
+        }
+    }
+
+    /// Tells the selector what has changed since the last wait.
+    fn update(&self) -> io::Result<()> {
+        let gone = std::mem::take(&mut self.changes.borrow_mut().gone);
+        for fd in gone {
+            if self.changes.borrow_mut().registered.remove(&fd).is_some() {
+                self.unregister(fd);
+            }
+        }
+        let changed: Vec<(RawFd, Interest)> = {
+            let changes = self.changes.borrow();
+            let wanted = changes.wanted.iter();
+            let changed =
+                wanted.filter(|(fd, interest)| changes.registered.get(fd) != Some(interest));
+            changed.map(|(&fd, &interest)| (fd, interest)).collect()
+        };
+        for (fd, (token, mask)) in changed {
+            let known = self.changes.borrow_mut().registered.insert(fd, (token, mask)).is_some();
+            let method = if known { "modify" } else { "register" };
+            self.call(|selector| selector.call_method1(method, (fd, mask, token)).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out what was reported.
+    fn disarm(&self, fd: RawFd, reported: u32) {
+        let left = {
+            let mut changes = self.changes.borrow_mut();
+            let Some((_, mask)) = changes.wanted.get_mut(&fd) else { return };
+            *mask &= !reported;
+            *mask
+        };
+        if left == 0 {
+            let mut changes = self.changes.borrow_mut();
+            changes.wanted.remove(&fd);
+            changes.registered.remove(&fd);
+            drop(changes);
+            self.unregister(fd);
+        }
     }
 }
 
@@ -215,21 +278,19 @@ impl Poller for SelectorPoller {
     }
 
     fn arm(&self, fd: BorrowedFd<'_>, token: u64, read: bool, write: bool) -> io::Result<()> {
-        let fd = fd.as_raw_fd();
         let mask = if read { READ } else { 0 } | if write { WRITE } else { 0 };
-        let known = self.interest.borrow_mut().insert(fd, token).is_some();
-        let method = if known { "modify" } else { "register" };
-        self.call(|selector| selector.call_method1(method, (fd, mask, token)).map(drop))
+        self.changes.borrow_mut().wanted.insert(fd.as_raw_fd(), (token, mask));
+        Ok(())
     }
 
     fn remove(&self, fd: RawFd, _token: u64) {
-        if self.interest.borrow_mut().remove(&fd).is_some() {
-            let _ = self.call(|selector| selector.call_method1("unregister", (fd,)).map(drop));
-            drop(self.interrupt.take());
-        }
+        let mut changes = self.changes.borrow_mut();
+        changes.wanted.remove(&fd);
+        changes.gone.push(fd);
     }
 
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.update()?;
         let timeout = timeout.map(|timeout| timeout.as_secs_f64());
         let mut reported = Vec::new();
         self.call(|selector| {
@@ -242,7 +303,7 @@ impl Poller for SelectorPoller {
         })?;
         for (fd, mask, token) in reported {
             let Some(token) = token else { continue };
-            self.remove(fd, token);
+            self.disarm(fd, mask);
             events.push(Event {
                 token,
                 readable: mask & READ != 0,
@@ -258,9 +319,20 @@ impl Poller for SelectorPoller {
 
     fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
         let ring = self.bell.1.clone();
-        // A full buffer fails with EAGAIN: then the bell is ringing already.
         Arc::new(move || {
+            // A full buffer fails with EAGAIN: then the bell is ringing already.
             let _ = rustix::io::write(&*ring, &[1]);
         })
+    }
+}
+
+impl Drop for SelectorPoller {
+    fn drop(&mut self) {
+        // The selector is the user's: it is given back as it came.
+        let registered: Vec<RawFd> = self.changes.borrow().registered.keys().copied().collect();
+        let own = [self.bell.0.as_raw_fd(), self.signals.as_raw_fd()];
+        for fd in registered.into_iter().chain(own) {
+            self.unregister(fd);
+        }
     }
 }

@@ -22,7 +22,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::error;
 use crate::function::Call;
 use crate::object::{Object, Outcome, Raised, take_error};
-use crate::op::{self, Keep, Mapped, Operation, slot};
+use crate::op::{self, Instant, Keep, Mapped, Operation, slot};
 
 #[repr(C)]
 pub(crate) struct SocketObject {
@@ -60,8 +60,12 @@ fn this<'a>(call: &Call<'a>) -> PyResult<&'a Inner> {
 
 fn source(call: &Call<'_>) -> PyResult<Source> {
     let source = this(call)?.source.borrow().clone();
-    // A closed socket: the same error that the system would give.
-    source.ok_or_else(|| rustix::io::Errno::BADF).map_err(|errno| io::Error::from(errno).into())
+    source.ok_or_else(|| {
+        // A closed socket: the same error that the system would give.
+        // SAFETY: operations are called in attached threads.
+        let py = unsafe { Python::assume_attached() };
+        error::os_error(py, rustix::io::Errno::BADF.raw_os_error()).unwrap_or_else(|error| error)
+    })
 }
 
 fn flags(call: &Call<'_>, py: Python<'_>, index: usize) -> PyResult<u32> {
@@ -88,6 +92,12 @@ pub(crate) fn recv(py: Python<'_>, call: &Call<'_>) -> Outcome {
     };
     let flags = flags(call, py, 2)?;
     let source = source(call)?;
+    if wanted == 0 {
+        // There is nothing to wait for; the system would say so.
+        let nothing =
+            |_: Python<'_>, _: &Keep| bytes(None, 0).map_err(|error| PyErr::from(error).into());
+        return op::new(call.function, Some(call.object(0)), Instant::new(nothing));
+    }
     // A short read says that nothing is left only of a stream, and only if it has taken it away.
     let shortens = socket.stream.get() && flags == 0;
     let receive = async move {

@@ -28,8 +28,16 @@ fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResul
             _ => ffi::PyLong_AsDouble(call.ptr(index)),
         }
     };
-    if value == -1.0 && PyErr::take(py).is_some() {
+    if value == -1.0
+        && let Some(error) = PyErr::take(py)
+    {
         let given = call.get(py, index);
+        // SAFETY: a live object has a type.
+        let is_number = unsafe { ffi::PyNumber_Check(given.as_ptr()) } != 0;
+        if is_number || !error.is_instance_of::<PyTypeError>(py) {
+            // Its own conversion has failed: too large an int, or whatever its class says.
+            return Err(error);
+        }
         let message = format!("{name}() needs a number of seconds, not {}", given.repr()?);
         return Err(PyTypeError::new_err(message));
     }
@@ -364,6 +372,7 @@ struct Ready;
 
 impl Operation for Ready {
     const KEEPS: bool = true;
+    const NEEDS_KERNEL: bool = false;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -479,10 +488,15 @@ fn ensure_running() -> PyResult<()> {
 // Pending cancellations.
 
 fn set_pending(py: Python<'_>, exception: Option<Py<PyAny>>) -> PyResult<()> {
+    // A timeout that is put back goes when its region is left.
+    let timeout = match &exception {
+        Some(exception) => timeout_of(exception.bind(py))?.map(|timeout| timeout.owner),
+        None => None,
+    };
     let cancellation = exception
         .map(|exception| Origin::with_exception(exception).into_cancellation(py))
         .transpose()?;
-    embed::set_own_cancel(cancellation.map(Arc::new));
+    embed::set_own_cancel(cancellation.map(Arc::new), timeout);
     Ok(())
 }
 

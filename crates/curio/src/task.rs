@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::error::{Cancellation, Error, ErrorKind, Result, TaskFailure};
-use crate::kernel::{self, Core, End, Label, Spawn, TaskInfo, TaskKey, TaskState, all_tasks};
+use crate::kernel::{
+    self, Core, End, Label, Spawn, State, TaskInfo, TaskKey, TaskState, all_tasks,
+};
 use crate::traps::{JoinTrap, Wait, outside};
 
 /// Starts a new task that runs `future`.

@@ -291,7 +291,7 @@ impl Swapped {
                 // Nothing inside of a shield is dropped from outside of it.
                 None => state.trapped(),
             });
-            interrupt_foreign(|state| state.traps == traps)
+            interrupt_foreign(|state| state.foreign_since(traps, timeout))
         })
     }
 

@@ -53,6 +53,7 @@ pub use task::{Body, End, Label, TaskInfo, TaskKey, TaskState};
 
 pub(crate) use state::State;
 pub(crate) use state::{Expiry, TimeoutEnd};
+use task::OwnCancel;
 pub(crate) use timers::TimerKey;
 pub(crate) use wait::WaitKey;
 pub(crate) use wait::{Region, TimeoutKey};
@@ -84,7 +85,8 @@ thread_local! {
 pub struct Core {
     state: RefCell<State>,
     clock: Box<dyn Clock>,
-    poller: Box<dyn Poller>,
+    /// `None` once the kernel has been shut down: its descriptors are closed then.
+    poller: RefCell<Option<Box<dyn Poller>>>,
     door: Arc<Door>,
     /// Operations that the running task may still do without blocking.
     budget: Cell<u32>,
@@ -159,7 +161,7 @@ impl Core {
             state: RefCell::new(State::new(seed)),
             door: Arc::new(Door::new(poller.notifier())),
             clock,
-            poller,
+            poller: RefCell::new(Some(poller)),
             budget: Cell::new(BUDGET),
             last_look: Cell::new(0),
             last_reading: Cell::new(0),
@@ -193,6 +195,30 @@ impl Core {
         wake.into_iter().for_each(std::task::Waker::wake);
         drop(drop_later);
         result
+    }
+
+    /// Uses the poller. It may be waited in meanwhile, by the kernel's thread.
+    fn with_poller<R>(&self, f: impl FnOnce(&dyn Poller) -> io::Result<R>) -> io::Result<R> {
+        match &*self.poller.borrow() {
+            Some(poller) => f(&**poller),
+            None => Err(io::Error::other("the kernel has been shut down")),
+        }
+    }
+
+    /// Stops watching a descriptor.
+    fn unwatch(&self, fd: std::os::fd::RawFd, token: u64) {
+        // Without a poller, nothing is watched.
+        let _ = self.with_poller(|poller| {
+            poller.remove(fd, token);
+            Ok(())
+        });
+    }
+
+    /// Ends the kernel for good.
+    fn close(&self) {
+        self.shut.set(true);
+        self.door.close();
+        drop(self.poller.take());
     }
 
     /// Reads the tables.
@@ -325,7 +351,7 @@ impl Core {
             }
             ended => {
                 let end = if let Ok(Poll::Ready(end)) = ended { end } else { End::Failed };
-                self.with_state(|state| state.finish(key));
+                drop(self.with_state(|state| state.finish(key)));
                 drop(body);
                 Some((key, end))
             }
@@ -341,7 +367,7 @@ impl Core {
             Some(Duration::ZERO)
         };
         let mut events = std::mem::take(&mut self.state.borrow_mut().events);
-        let waited = self.poller.wait(&mut events, timeout);
+        let waited = self.with_poller(|poller| poller.wait(&mut events, timeout));
         let now = self.now();
         self.last_look.set(now);
         self.with_state(|state| {
@@ -366,7 +392,7 @@ impl Core {
                 let mut keys: Vec<_> =
                     state.tasks.iter().map(|(_, task)| (task.info.id(), task.key())).collect();
                 keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.0));
-                keys.iter().filter_map(|key| state.take_body(key.1)).collect::<Vec<Body>>()
+                keys.iter().filter_map(|key| state.take_body(key.1)).collect::<Vec<_>>()
             };
             if newest.is_empty() {
                 return;
@@ -618,13 +644,17 @@ impl Kernel {
                     continue; // during another's end
                 }
                 self.core.with_state(|state| state.cancel(newest.key(), &reason));
-                match self.core.run(Until::Ended(newest.key()))? {
-                    Exit::Done | Exit::MainFailed => {}
-                    exit => return Ok(Some(exit)),
+                loop {
+                    match self.core.run(Until::Ended(newest.key()))? {
+                        // Stopping is over when everything has stopped.
+                        Exit::Stopped => {}
+                        Exit::Done | Exit::MainFailed => break,
+                        exit => return Ok(Some(exit)),
+                    }
                 }
             }
         }
-        self.core.shut.set(true);
+        self.core.close();
         Ok(None)
     }
 
@@ -645,6 +675,7 @@ impl Kernel {
     pub fn abandon(&self) {
         self.core.shut.set(true);
         self.core.abandon();
+        self.core.close();
     }
 }
 
@@ -697,8 +728,10 @@ pub fn take_pending() -> Option<Error> {
 }
 
 /// Makes a cancellation pending in the running task.
-pub fn set_own_cancel(cancellation: Option<Arc<Cancellation>>) {
-    with_current(|core| core.with_state(|state| state.set_own_cancel(cancellation)));
+/// `timeout` is the one that it stands for, if it does.
+pub fn set_own_cancel(cancellation: Option<Arc<Cancellation>>, timeout: Option<u64>) {
+    let cancel = cancellation.map(|cancellation| OwnCancel { cancellation, timeout });
+    drop(with_current(|core| core.with_state(|state| state.set_own_cancel(cancel))));
 }
 
 /// Changes the number of shields around the running task; gives the new one.

@@ -41,7 +41,8 @@ pub struct Event {
 
 /// Where a kernel waits for descriptors.
 ///
-/// Called by the kernel's thread only, but for [`Poller::notifier`]'s result.
+/// Called by the kernel's thread only, but for [`Poller::notifier`]'s result. All but
+/// [`Poller::wait`] are called in the middle of changes, and must not run foreign code.
 pub trait Poller {
     /// Starts watching `fd`, in both directions where edges are reported.
     fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()>;

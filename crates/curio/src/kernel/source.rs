@@ -122,7 +122,7 @@ impl Source {
             let fd = self.0.fd.get();
             core.with_state(|state| {
                 if state.sources.forget(fd, token) {
-                    core.poller.remove(fd, token);
+                    core.unwatch(fd, token);
                 }
                 for wait in waits.into_iter().flatten() {
                     state.fire(wait);
@@ -185,13 +185,13 @@ impl Source {
             let fd = self.0.fd.get();
             former.with_state(|state| {
                 if state.sources.forget(fd, token) {
-                    former.poller.remove(fd, token);
+                    former.unwatch(fd, token);
                 }
             });
         }
         let fd = self.fd()?;
         let token = state.sources.insert(&self.0);
-        if let Err(error) = core.poller.add(fd, token) {
+        if let Err(error) = core.with_poller(|poller| poller.add(fd, token)) {
             state.sources.forget(self.0.fd.get(), token);
             return Err(error.into());
         }
@@ -206,7 +206,7 @@ impl Drop for Inner {
             let fd = self.fd.get();
             core.with_state(|state| {
                 if state.sources.forget(fd, token) {
-                    core.poller.remove(fd, token);
+                    core.unwatch(fd, token);
                 }
             });
         }
@@ -293,7 +293,8 @@ impl Trap for ReadyTrap {
         side.wait.set(Some(wait));
         let waiting = |side: &Side| side.wait.get().is_some();
         let (read, write) = (waiting(&self.source.0.read), waiting(&self.source.0.write));
-        if let Err(error) = core.poller.arm(self.source.fd()?, token, read, write) {
+        let fd = self.source.fd()?;
+        if let Err(error) = core.with_poller(|poller| poller.arm(fd, token, read, write)) {
             side.wait.set(None);
             return Err(error.into());
         }

@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::poller::Event;
 use super::source::Sources;
-use super::task::{Body, Cancel, End, Label, TaskCell, TaskInfo, TaskKey, TaskState};
+use super::task::{Body, Cancel, End, Label, OwnCancel, TaskCell, TaskInfo, TaskKey, TaskState};
 use super::timers::Timers;
 use super::wait::{Region, TimeoutCell, TimeoutKey, Wait, WaitKey, WaitQueue, Waits};
 use crate::error::{Cancellation, Error, ErrorKind, Timeout};
@@ -236,7 +236,10 @@ impl State {
     }
 
     /// Ends the running task: wakes who joins it, frees its place.
-    pub(super) fn finish(&mut self, key: TaskKey) {
+    ///
+    /// The cell is the caller's to drop: a cancellation in it may hold objects of foreign code.
+    #[must_use = "its drop may run foreign code, so it must not happen here"]
+    pub(super) fn finish(&mut self, key: TaskKey) -> TaskCell {
         self.current = None;
         while let Some(joiner) = {
             let task = &mut self.tasks[key.index as usize];
@@ -261,13 +264,15 @@ impl State {
         task.info.set_sleep(None);
         task.info.set_timeout(None);
         task.info.set_state(TaskState::Terminated);
+        task
     }
 
     /// Takes a task out of the running for good: its body is to be dropped.
-    pub(super) fn take_body(&mut self, key: TaskKey) -> Option<Body> {
+    pub(super) fn take_body(&mut self, key: TaskKey) -> Option<TaskCell> {
         let body = self.task_mut(key)?.body.take()?;
-        self.finish(key);
-        Some(body)
+        let mut task = self.finish(key);
+        task.body = Some(body);
+        Some(task)
     }
 
     // Waits.
@@ -303,12 +308,15 @@ impl State {
     /// combinator polls are woken as well, unless they are outside of `timeout`.
     fn prod(&mut self, task: u32, timeout: Option<TimeoutKey>) {
         let Some(cell) = self.tasks.get(task as usize) else { return };
+        let mut wake_later = std::mem::take(&mut self.wake_later);
         let told = cell.foreign.iter(&self.waits).filter(|wait| {
             wait.region.shields == 0
                 && timeout.is_none_or(|timeout| self.encloses(timeout, wait.region))
         });
-        self.wake_later.extend(told.filter_map(|wait| wait.waker.clone()));
-        if cell.open && cell.body.is_some() {
+        wake_later.extend(told.filter_map(|wait| wait.waker.clone()));
+        let open = cell.open && cell.body.is_some();
+        self.wake_later = wake_later;
+        if open {
             self.schedule(task);
         }
     }
@@ -352,6 +360,7 @@ impl State {
         self.timeout_serial += 1;
         let task = self.current.map_or(u32::MAX, |key| key.index);
         let outer = self.region.timeout;
+        self.hold(outer);
         let around = outer.and_then(|outer| self.timeouts[outer.0 as usize].nearest);
         let nearest = [deadline, around].into_iter().flatten().min();
         let expired = deadline.is_some_and(|deadline| deadline <= now);
@@ -368,6 +377,8 @@ impl State {
             timer,
             expired,
             delivered: false,
+            left: false,
+            inner: 0,
             waker: None,
         });
         self.set_region_timeout(Some(key));
@@ -383,18 +394,28 @@ impl State {
         }
     }
 
-    /// Leaves a region: the timeout around it is in force again.
+    /// Leaves a region: the timeout around it is in force again. An inner region that was not
+    /// left before, because its code is suspended elsewhere, stays as it is.
     pub(crate) fn exit_timeout(&mut self, key: TimeoutKey) -> TimeoutEnd {
-        let cell = self.drop_timeout(key);
-        let around =
-            if self.region.timeout == Some(key) { cell.outer } else { self.region.timeout };
-        self.set_region_timeout(around);
-        TimeoutEnd {
-            serial: cell.serial,
-            deadline: cell.deadline,
-            delivered: cell.delivered,
-            voided: self.voided(&cell),
+        let cell = &self.timeouts[key.0 as usize];
+        let (serial, deadline, delivered) = (cell.serial, cell.deadline, cell.delivered);
+        let voided = self.voided(cell);
+        let mut around = self.region.timeout;
+        if around == Some(key) {
+            around = cell.outer;
+            while let Some(outer) = around.map(|outer| &self.timeouts[outer.0 as usize])
+                && outer.left
+            {
+                around = outer.outer;
+            }
         }
+        self.drop_timeout(key);
+        self.set_region_timeout(around);
+        let pending = self.current().and_then(|task| {
+            let own = task.own_cancel.take_if(|own| own.timeout == Some(serial))?;
+            Some(own.cancellation)
+        });
+        TimeoutEnd { serial, deadline, delivered, voided, pending }
     }
 
     /// The deadline of a timeout that is in force.
@@ -402,14 +423,37 @@ impl State {
         self.timeouts[key.0 as usize].deadline
     }
 
-    /// Forgets a timeout whose region was not left in order: its future was dropped.
-    pub(crate) fn drop_timeout(&mut self, key: TimeoutKey) -> TimeoutCell {
-        let mut cell = self.timeouts.remove(key.0 as usize);
+    /// Ends a timeout, also of a region that was not left: its future was dropped.
+    pub(crate) fn drop_timeout(&mut self, key: TimeoutKey) {
+        let cell = &mut self.timeouts[key.0 as usize];
+        cell.left = true;
+        cell.expired = false;
         self.drop_later.extend(cell.waker.take());
-        if let Some(timer) = cell.timer {
+        if let Some(timer) = cell.timer.take() {
             self.timers.remove(timer);
         }
-        cell
+        self.release(Some(key));
+    }
+
+    /// One more region has `timeout` around it.
+    fn hold(&mut self, timeout: Option<TimeoutKey>) {
+        if let Some(timeout) = timeout {
+            self.timeouts[timeout.0 as usize].inner += 1;
+        }
+    }
+
+    /// Frees `timeout` if it was left, and is around no other; then those that this frees.
+    fn release(&mut self, mut timeout: Option<TimeoutKey>) {
+        while let Some(key) = timeout
+            && let cell = &self.timeouts[key.0 as usize]
+            && cell.left
+            && cell.inner == 0
+        {
+            timeout = self.timeouts.remove(key.0 as usize).outer;
+            if let Some(outer) = timeout {
+                self.timeouts[outer.0 as usize].inner -= 1;
+            }
+        }
     }
 
     fn voided(&self, timeout: &TimeoutCell) -> bool {
@@ -441,7 +485,13 @@ impl State {
         if outside != former {
             inside.shields = outside.shields + inside.shields.saturating_sub(former.shields);
             if let Some(timeout) = timeout {
-                self.timeouts[timeout.0 as usize].outer = outside.timeout;
+                self.hold(outside.timeout);
+                let cell = &mut self.timeouts[timeout.0 as usize];
+                let former = std::mem::replace(&mut cell.outer, outside.timeout);
+                if let Some(former) = former {
+                    self.timeouts[former.0 as usize].inner -= 1;
+                    self.release(Some(former));
+                }
             } else if inside.timeout == former.timeout {
                 inside.timeout = outside.timeout;
             }
@@ -483,8 +533,8 @@ impl State {
         let timeout = self.region.timeout;
         let void_before = self.timeout_serial + 1;
         let task = self.current()?;
-        if let Some(cancellation) = task.own_cancel.take() {
-            return Some(Error::new(ErrorKind::Cancelled(cancellation)));
+        if let Some(own) = task.own_cancel.take() {
+            return Some(Error::new(ErrorKind::Cancelled(own.cancellation)));
         }
         if let Cancel::Pending(_) = task.cancel
             && let Cancel::Pending(cancellation) =
@@ -545,9 +595,11 @@ impl State {
     }
 
     /// Sets the cancellation that the running task's next blocking trap is to end with.
-    pub(crate) fn set_own_cancel(&mut self, cancellation: Option<Arc<Cancellation>>) {
-        if let Some(task) = self.current() {
-            task.own_cancel = cancellation;
+    /// Gives the former one, which the caller is to drop: it may hold objects of foreign code.
+    pub(crate) fn set_own_cancel(&mut self, cancel: Option<OwnCancel>) -> Option<OwnCancel> {
+        match self.current() {
+            Some(task) => std::mem::replace(&mut task.own_cancel, cancel),
+            None => cancel,
         }
     }
 
@@ -568,6 +620,10 @@ pub(crate) struct TimeoutEnd {
     pub(crate) delivered: bool,
     /// A cancellation has dropped it.
     pub(crate) voided: bool,
+    /// It was seen and put back by the task, and is of no use any more. Dropping it may run
+    /// foreign code, which is why it is here.
+    #[allow(dead_code, reason = "held until it may be dropped")]
+    pub(crate) pending: Option<Arc<Cancellation>>,
 }
 
 /// The next number of a sequence that a seed determines.
@@ -677,6 +733,15 @@ impl State {
 
     /// Whether the running task would block in something that is not a trap.
     pub(crate) fn in_foreign_future(&self) -> bool {
-        self.current.is_some() && self.traps == self.traps_before
+        self.foreign_since(self.traps_before, None)
+    }
+
+    /// Whether the running task, since it has met `traps` traps, has met no other, and a
+    /// combinator inside of `timeout` has none in its keeping either: else the interrupt is theirs.
+    pub(crate) fn foreign_since(&self, traps: u32, timeout: Option<TimeoutKey>) -> bool {
+        let Some(task) = self.current.and_then(|key| self.task(key)) else { return false };
+        let mut kept = task.foreign.iter(&self.waits);
+        self.traps == traps
+            && !kept.any(|wait| timeout.is_none_or(|timeout| self.encloses(timeout, wait.region)))
     }
 }

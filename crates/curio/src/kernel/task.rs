@@ -239,6 +239,13 @@ pub(crate) enum Cancel {
     Delivered,
 }
 
+/// A cancellation that a task has made pending itself.
+pub(crate) struct OwnCancel {
+    pub(crate) cancellation: Arc<Cancellation>,
+    /// The timeout that it was, if it was one: void when that one's region is left.
+    pub(crate) timeout: Option<u64>,
+}
+
 /// The part of a task that only the kernel touches.
 pub(crate) struct TaskCell {
     pub(super) key: TaskKey,
@@ -258,7 +265,7 @@ pub(crate) struct TaskCell {
     /// The request of `cancel`, delivered once in the life of the task.
     pub(super) cancel: Cancel,
     /// A cancellation that the task itself has made pending.
-    pub(super) own_cancel: Option<Arc<Cancellation>>,
+    pub(super) own_cancel: Option<OwnCancel>,
     /// Timeouts with a smaller serial were dropped by a cancellation.
     pub(super) void_before: u64,
     /// Who waits for its end.

@@ -151,6 +151,10 @@ pub(crate) struct TimeoutCell {
     pub(super) expired: bool,
     /// A trap inside was told.
     pub(super) delivered: bool,
+    /// Its region was left; it stays while it is around others.
+    pub(super) left: bool,
+    /// How many timeouts it is right around of.
+    pub(super) inner: u32,
     /// Whom to wake when it expires, when a combinator polls its region.
     pub(super) waker: Option<Waker>,
 }

@@ -35,7 +35,6 @@ use super::task::TaskKey;
 /// See the module.
 pub(crate) struct Door {
     inside: Mutex<Inside>,
-    ring: Arc<dyn Fn() + Send + Sync>,
     /// `stop` was asked for; looked at after each step, so it stands outside the lock.
     stop: AtomicBool,
 }
@@ -47,11 +46,14 @@ struct Inside {
     /// The kernel's thread is in its poll, or on its way there. Set by the kernel,
     /// cleared by whoever rings.
     asleep: bool,
+    /// Ends the kernel's sleep; `None` once it has been shut down.
+    ring: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Door {
     pub(crate) fn new(ring: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Door { inside: Mutex::new(Inside::default()), ring, stop: AtomicBool::new(false) }
+        let inside = Inside { ring: Some(ring), ..Inside::default() };
+        Door { inside: Mutex::new(inside), stop: AtomicBool::new(false) }
     }
 
     fn inside<R>(&self, f: impl FnOnce(&mut Inside) -> R) -> R {
@@ -60,13 +62,18 @@ impl Door {
     }
 
     fn enter(&self, change: impl FnOnce(&mut Inside)) {
-        let asleep = self.inside(|inside| {
+        let ring = self.inside(|inside| {
             change(inside);
-            std::mem::take(&mut inside.asleep)
+            if std::mem::take(&mut inside.asleep) { inside.ring.clone() } else { None }
         });
-        if asleep {
-            (self.ring)();
+        if let Some(ring) = ring {
+            ring();
         }
+    }
+
+    /// Lets the bell go: the kernel will not sleep again.
+    pub(crate) fn close(&self) {
+        drop(self.inside(|inside| inside.ring.take()));
     }
 
     /// Asks for `task` to be resumed. Any thread.
