@@ -11,10 +11,9 @@ import logging
 import os
 import sys
 
+import curio
 import pytest
 from programs import Program
-
-import curio
 
 PATIENCE = 60
 

@@ -17,9 +17,8 @@ import time
 import traceback
 import weakref
 
-import pytest
-
 import curio
+import pytest
 from curio.io import Socket
 
 HERE = __file__

@@ -17,8 +17,20 @@ further awaits before it ends::
 
 from . import _curio
 from ._curio import run
-from .errors import *
-from .errors import __all__ as _errors
+from .errors import (
+    AsyncOnlyError,
+    CancelledError,
+    CurioError,
+    ReadResourceBusy,
+    ResourceBusy,
+    SyncIOError,
+    TaskCancelled,
+    TaskError,
+    TaskTimeout,
+    TimeoutCancellationError,
+    UncaughtTimeoutError,
+    WriteResourceBusy,
+)
 from .kernel import Kernel
 from .network import run_server
 from .task import (
@@ -34,7 +46,8 @@ from .time import clock, ignore_after, sleep, stop_after, timeout_after
 
 __version__ = _curio.__version__
 
-class _Later(type(_curio)):
+
+class _Later(type(_curio)):  # type: ignore[misc]  # `types` would have to be imported
     """A submodule that is loaded when something of it is wanted.
 
     A module's `__getattr__` would do, but with one, every access to the package's attributes
@@ -55,8 +68,20 @@ socket = _Later("curio.socket")
 
 
 __all__ = [
+    "AsyncOnlyError",
+    "CancelledError",
+    "CurioError",
     "Kernel",
+    "ReadResourceBusy",
+    "ResourceBusy",
+    "SyncIOError",
     "Task",
+    "TaskCancelled",
+    "TaskError",
+    "TaskTimeout",
+    "TimeoutCancellationError",
+    "UncaughtTimeoutError",
+    "WriteResourceBusy",
     "check_cancellation",
     "clock",
     "current_task",
@@ -70,5 +95,4 @@ __all__ = [
     "spawn",
     "stop_after",
     "timeout_after",
-    *_errors,
 ]

@@ -9,21 +9,10 @@ import socket as _socket
 from ._curio import SocketBase, operation
 from .errors import AsyncOnlyError
 
-# What cannot block, and is the wrapped socket's.
-_PASSED_THROUGH = (
-    "bind",
-    "family",
-    "fileno",
-    "get_inheritable",
-    "getpeername",
-    "getsockname",
-    "getsockopt",
-    "listen",
-    "proto",
-    "set_inheritable",
-    "setsockopt",
-    "type",
-)
+
+def _pass_through(name):
+    doc = getattr(_socket.socket, name).__doc__
+    return property(lambda self: getattr(self._socket, name), doc=doc)
 
 
 class Socket(SocketBase):
@@ -39,7 +28,7 @@ class Socket(SocketBase):
     def __new__(cls, sock):
         # With __getattr__ in the class, every look-up of a method is slow. What a plain socket
         # has is listed instead.
-        if cls is Socket and type(sock) is not _socket.socket:
+        if cls is Socket and sock.__class__ is not _socket.socket:
             cls = _SocketLike
         return super().__new__(cls)
 
@@ -141,6 +130,20 @@ class Socket(SocketBase):
         self._detach()
         return self._socket.detach()
 
+    # What cannot block is the wrapped socket's.
+    bind = _pass_through("bind")
+    family = _pass_through("family")
+    fileno = _pass_through("fileno")
+    get_inheritable = _pass_through("get_inheritable")
+    getpeername = _pass_through("getpeername")
+    getsockname = _pass_through("getsockname")
+    getsockopt = _pass_through("getsockopt")
+    listen = _pass_through("listen")
+    proto = _pass_through("proto")
+    set_inheritable = _pass_through("set_inheritable")
+    setsockopt = _pass_through("setsockopt")
+    type = _pass_through("type")
+
     def settimeout(self, seconds):
         """Not supported: raises RuntimeError; `curio.timeout_after` limits any operation."""
         raise RuntimeError("a curio socket has no timeout of its own: use curio.timeout_after()")
@@ -148,15 +151,6 @@ class Socket(SocketBase):
     def gettimeout(self):
         """None: it has no timeout of its own."""
         return None
-
-
-def _pass_through(name):
-    doc = getattr(_socket.socket, name).__doc__
-    return property(lambda self: getattr(self._socket, name), doc=doc)
-
-
-for _name in _PASSED_THROUGH:
-    setattr(Socket, _name, _pass_through(_name))
 
 
 class _SocketLike(Socket):

@@ -402,7 +402,7 @@ unsafe fn as_iterator(polled: Poll<Outcome>, none_is_bare: bool) -> *mut ffi::Py
             // SAFETY: attached, and the value is alive.
             unsafe {
                 if !(none_is_bare && value.as_ptr() == ffi::Py_None()) {
-                    stop_iteration(value);
+                    stop_iteration(&value);
                 }
             }
             ptr::null_mut()
@@ -412,7 +412,8 @@ unsafe fn as_iterator(polled: Poll<Outcome>, none_is_bare: bool) -> *mut ffi::Py
 
 /// Sets `StopIteration(value)`. An instance is made by hand, for `PyErr_SetObject` would take
 /// a tuple for the arguments and an exception for the instance.
-unsafe fn stop_iteration(value: Object) {
+#[cfg(not(Py_3_12))]
+unsafe fn stop_iteration(value: &Object) {
     // SAFETY: the class is static, the value alive; both calls want that and an attached thread.
     unsafe {
         let stop = ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, value.as_ptr());
@@ -420,6 +421,34 @@ unsafe fn stop_iteration(value: Object) {
             ffi::PyErr_SetObject(ffi::PyExc_StopIteration, stop);
             ffi::Py_DECREF(stop);
         }
+    }
+}
+
+/// From 3.12 on, `await` gets each of our results this way, and making an exception would be
+/// most of its cost. So one is kept, and used again whenever nobody else has it.
+#[cfg(Py_3_12)]
+unsafe fn stop_iteration(value: &Object) {
+    static KEPT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+    // SAFETY: attached, so nobody else is at `KEPT`, whose reference is ours. The kept exception
+    // is a `StopIteration` by its making; its value is null or a reference that it owns, and may
+    // be replaced while nobody else can see it. The value lives until the
+    // next result.
+    unsafe {
+        let mut kept = KEPT.load(Relaxed);
+        if kept.is_null() || ffi::Py_REFCNT(kept) != 1 {
+            let fresh = ffi::PyObject_CallNoArgs(ffi::PyExc_StopIteration);
+            if fresh.is_null() {
+                return;
+            }
+            KEPT.store(fresh, Relaxed);
+            ffi::Py_XDECREF(kept);
+            kept = fresh;
+        }
+        let place = ptr::addr_of_mut!((*kept.cast::<ffi::PyStopIterationObject>()).value);
+        let former = place.replace(value.clone().into_ptr());
+        ffi::Py_INCREF(kept);
+        ffi::PyErr_SetRaisedException(kept);
+        ffi::Py_XDECREF(former);
     }
 }
 

@@ -149,8 +149,8 @@ impl Error {
         Error::new(ErrorKind::Misuse(message.into()))
     }
 
-    pub(crate) fn with_progress(mut self, done: usize) -> Self {
-        self.progress = Some(done);
+    pub(crate) fn with_progress(mut self, done: impl Into<Option<usize>>) -> Self {
+        self.progress = done.into();
         self
     }
 

@@ -36,7 +36,7 @@
 //! - [`run`], [`Kernel`]: running a program.
 //! - [`spawn`], [`Task`], [`TaskRef`], [`current_task`]: tasks.
 //! - [`sleep`], [`timeout_after`], [`ignore_after`], [`disable_cancellation`]: time.
-//! - [`net`]: sockets.
+//! - [`net`][]: sockets.
 //! - [`Error`]: one error type, with predicates.
 //! - [`testing`]: a virtual clock and a drawn run order.
 //!

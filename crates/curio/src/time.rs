@@ -118,7 +118,9 @@ pub async fn timeout_after<T>(
     future: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let (result, expired) = limited(Some(limit), future).await?;
-    expired.map_or(result, |expired| Err(Error::new(ErrorKind::Timeout(expired))))
+    let Some(expired) = expired else { return result };
+    let done = result.err().and_then(|error| error.bytes_done());
+    Err(Error::new(ErrorKind::Timeout(expired)).with_progress(done))
 }
 
 /// As [`timeout_after`], but an expired limit gives `None` instead of an error.

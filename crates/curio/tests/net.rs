@@ -422,7 +422,7 @@ fn a_given_up_recv_exact_says_how_much_it_has() {
         let mut buffer = [0; 5];
         let error = timeout_after(ms(5), stream.recv_exact(&mut buffer)).await.unwrap_err();
         assert!(error.is_timeout());
-        // What the region makes of it is a new error; inside, the count is there.
+        assert_eq!(error.bytes_done(), Some(3));
         assert_eq!(&buffer[..3], b"abc");
         let reader = spawn(async move {
             let mut buffer = [0; 5];
@@ -569,6 +569,7 @@ fn a_dropped_kernel_closes_its_tasks_sockets() {
 
 #[test]
 fn a_virtual_kernel_has_no_descriptors_and_says_so() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let error = curio::testing::virtual_kernel()
         .run(async {
             let (listener, _) = listen()?;
@@ -580,6 +581,7 @@ fn a_virtual_kernel_has_no_descriptors_and_says_so() {
 
 #[test]
 fn sockets_outside_of_a_kernel_are_misuse() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (listener, _) = listen().unwrap();
     let mut accept = std::pin::pin!(listener.accept());
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

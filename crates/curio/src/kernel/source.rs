@@ -153,7 +153,7 @@ impl Source {
                 }
                 match operation(self.fd()?) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.clear(direction)
+                        self.clear(direction);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     result => return Ok(result?),
@@ -175,10 +175,10 @@ impl Source {
     }
 
     fn register(&self, core: &Rc<Core>, state: &mut State) -> Result<u64> {
-        if let Some((registered, token)) = &*self.0.registered.borrow() {
-            if Rc::ptr_eq(registered, core) {
-                return Ok(*token);
-            }
+        if let Some((registered, token)) = &*self.0.registered.borrow()
+            && Rc::ptr_eq(registered, core)
+        {
+            return Ok(*token);
         }
         // Of another kernel, which has stopped using it: its events are of no use here.
         if let Some((former, token)) = self.0.registered.take() {

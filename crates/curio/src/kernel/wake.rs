@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 
-#[cfg(loom)]
+#[cfg(all(loom, test))]
 use loom::sync::{
     Mutex,
     atomic::{
@@ -21,7 +21,7 @@ use loom::sync::{
         Ordering::{Relaxed, SeqCst},
     },
 };
-#[cfg(not(loom))]
+#[cfg(not(all(loom, test)))]
 use std::sync::{
     Mutex,
     atomic::{
@@ -190,3 +190,213 @@ unsafe fn stack_wake(data: *const ()) {
 }
 
 unsafe fn stack_drop(_data: *const ()) {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    const TASK: TaskKey = TaskKey { index: 3, serial: 7 };
+
+    /// A door, and how often its bell was rung.
+    fn door() -> (Arc<Door>, Arc<AtomicUsize>) {
+        let rung = Arc::new(AtomicUsize::new(0));
+        let bell = rung.clone();
+        let ring = move || drop(bell.fetch_add(1, SeqCst));
+        (Arc::new(Door::new(Arc::new(ring))), rung)
+    }
+
+    fn woken(door: &Door) -> Vec<TaskKey> {
+        let mut woken = Vec::new();
+        door.take(|task| woken.push(task));
+        woken
+    }
+
+    #[test]
+    fn the_bell_is_rung_once_and_only_for_a_sleeper() {
+        let (door, rung) = door();
+        door.wake(TASK);
+        assert_eq!(rung.load(SeqCst), 0);
+        assert!(!door.fall_asleep());
+        assert_eq!(woken(&door), [TASK]);
+        assert!(door.fall_asleep());
+        door.wake(TASK);
+        door.wake(TASK);
+        assert_eq!(rung.load(SeqCst), 1);
+        assert_eq!(woken(&door), [TASK, TASK]);
+    }
+
+    #[test]
+    fn a_stop_is_seen_once_and_keeps_from_sleep() {
+        let (door, rung) = door();
+        assert!(door.fall_asleep());
+        door.stop();
+        assert_eq!(rung.load(SeqCst), 1);
+        assert!(!door.fall_asleep());
+        assert!(door.take_stop());
+        assert!(!door.take_stop());
+        assert!(door.fall_asleep());
+    }
+
+    #[test]
+    fn a_closed_door_takes_wakes_in_silence() {
+        let (door, rung) = door();
+        assert!(door.fall_asleep());
+        door.close();
+        door.wake(TASK);
+        door.stop();
+        assert_eq!(rung.load(SeqCst), 0);
+        // The bell itself is gone.
+        assert_eq!(Arc::strong_count(&rung), 1);
+    }
+
+    #[test]
+    fn a_stack_waker_wakes_by_reference_and_through_its_clones() {
+        let (door, _) = door();
+        let clone = StackWaker::new(&door, TASK).with(|waker| {
+            assert!(is_own(waker));
+            waker.wake_by_ref();
+            assert_eq!(woken(&door), [TASK]);
+            let clone = waker.clone();
+            assert!(!is_own(&clone));
+            clone.clone().wake();
+            assert_eq!(woken(&door), [TASK]);
+            clone
+        });
+        // Clones outlive it, and go to other threads.
+        assert!(clone.will_wake(&clone.clone()));
+        std::thread::spawn(move || {
+            clone.wake_by_ref();
+            clone.wake();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(woken(&door), [TASK, TASK]);
+        assert_eq!(Arc::strong_count(&door), 1);
+    }
+
+    #[test]
+    fn a_borrowed_stack_waker_may_be_used_by_another_thread() {
+        let (door, _) = door();
+        StackWaker::new(&door, TASK).with(|waker| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| waker.wake_by_ref());
+                scope.spawn(|| waker.clone().wake());
+            });
+        });
+        assert_eq!(woken(&door), [TASK, TASK]);
+    }
+
+    #[test]
+    fn clones_keep_the_door() {
+        let (door, _) = door();
+        let clone = StackWaker::new(&door, TASK).with(Waker::clone);
+        drop(door);
+        clone.wake();
+    }
+}
+
+/// The door under every interleaving of its threads: `RUSTFLAGS="--cfg loom" cargo test -p curio
+/// --lib loom`. A lost wake-up shows as a deadlock.
+#[cfg(all(loom, test))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Condvar;
+
+    const ONE: TaskKey = TaskKey { index: 0, serial: 1 };
+    const TWO: TaskKey = TaskKey { index: 1, serial: 2 };
+
+    /// What the poller's event descriptor is to the kernel.
+    #[derive(Default)]
+    struct Bell {
+        rung: Mutex<bool>,
+        heard: Condvar,
+    }
+
+    impl Bell {
+        fn ring(&self) {
+            *self.rung.lock().unwrap() = true;
+            self.heard.notify_one();
+        }
+
+        fn sleep(&self) {
+            let mut rung = self.rung.lock().unwrap();
+            while !*rung {
+                rung = self.heard.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    fn door() -> (Arc<Door>, Arc<Bell>) {
+        let bell = Arc::new(Bell::default());
+        let ring = bell.clone();
+        (Arc::new(Door::new(Arc::new(move || ring.ring()))), bell)
+    }
+
+    /// The kernel's loop, as far as the door goes, until `done` says so of what was woken.
+    fn run(door: &Door, bell: &Bell, done: impl Fn(&[TaskKey]) -> bool) -> Vec<TaskKey> {
+        let mut woken = Vec::new();
+        loop {
+            if door.take_stop() || done(&woken) {
+                return woken;
+            }
+            if door.fall_asleep() {
+                bell.sleep();
+            }
+            door.take(|task| woken.push(task));
+        }
+    }
+
+    #[test]
+    fn no_wake_is_lost() {
+        loom::model(|| {
+            let (door, bell) = door();
+            let there = door.clone();
+            let thread = loom::thread::spawn(move || there.wake(ONE));
+            assert_eq!(run(&door, &bell, |woken| !woken.is_empty()), [ONE]);
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn no_wake_of_two_threads_is_lost() {
+        loom::model(|| {
+            let (door, bell) = door();
+            let threads = [ONE, TWO].map(|task| {
+                let there = door.clone();
+                loom::thread::spawn(move || there.wake(task))
+            });
+            let woken = run(&door, &bell, |woken| woken.len() == 2);
+            assert!(woken == [ONE, TWO] || woken == [TWO, ONE]);
+            threads.map(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn no_stop_is_lost() {
+        loom::model(|| {
+            let (door, bell) = door();
+            let there = door.clone();
+            let thread = loom::thread::spawn(move || {
+                there.wake(ONE);
+                there.stop();
+            });
+            let woken = run(&door, &bell, |_| false);
+            assert!(woken.is_empty() || woken == [ONE]);
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_wake_may_meet_the_end_of_the_kernel() {
+        loom::model(|| {
+            let (door, _bell) = door();
+            let there = door.clone();
+            let thread = loom::thread::spawn(move || there.wake(ONE));
+            door.fall_asleep();
+            door.close();
+            thread.join().unwrap();
+        });
+    }
+}

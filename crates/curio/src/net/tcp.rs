@@ -38,7 +38,7 @@ impl Registered {
     }
 }
 
-fn ip(address: SockAddr) -> io::Result<SocketAddr> {
+fn ip(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "the socket's address is not an IP address")
     })
@@ -121,7 +121,7 @@ impl TcpListener {
     /// # Errors
     /// The system's.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        Ok(ip(self.0.socket.local_addr()?)?)
+        Ok(ip(&self.0.socket.local_addr()?)?)
     }
 
     /// Waits for a connection; gives it and the peer's address.
@@ -134,7 +134,7 @@ impl TcpListener {
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         let accept = |_: BorrowedFd<'_>| self.0.socket.accept();
         let (socket, address) = self.0.source().run(Direction::Read, accept).await?;
-        Ok((TcpStream(Registered::new(socket)?), ip(address)?))
+        Ok((TcpStream(Registered::new(socket)?), ip(&address)?))
     }
 }
 
@@ -269,7 +269,7 @@ impl TcpStream {
     /// # Errors
     /// The system's: the connection is gone.
     pub fn peer_addr(&self) -> Result<SocketAddr> {
-        Ok(ip(self.0.socket.peer_addr()?)?)
+        Ok(ip(&self.0.socket.peer_addr()?)?)
     }
 
     /// The address of this end.
@@ -277,7 +277,7 @@ impl TcpStream {
     /// # Errors
     /// The system's.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        Ok(ip(self.0.socket.local_addr()?)?)
+        Ok(ip(&self.0.socket.local_addr()?)?)
     }
 
     /// Sends small pieces at once instead of gathering them (`TCP_NODELAY`).
