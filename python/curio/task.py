@@ -87,6 +87,11 @@ ContextTask = Task
 _curio.set_task_class(Task)
 
 
+async def _close(generator):
+    """What becomes of an async generator that is dropped in the middle."""
+    await generator.aclose()
+
+
 @operation
 async def spawn(corofunc, *args, daemon=False):
     """Make a new task and return it.

@@ -158,12 +158,19 @@ impl KernelBase {
     /// Runs tasks with Python's world around them: signals, and the settings at hand.
     fn enter(&self, py: Python<'_>, until: Until) -> PyResult<Exit> {
         let held = &self.held;
-        let bell = held.signals.borrow().clone();
-        let _signals = bell.as_ref().map(|bell| bell.listen(py));
-        let former = RUNNING.with(|running| running.replace(Some(held.settings.clone())));
-        let exit = held.kernel.run_until(until);
-        RUNNING.with(|running| running.replace(former));
+        let exit = self.around(py, || held.kernel.run_until(until))?;
         exit.map_err(|error| runtime_error(py, &error))
+    }
+
+    fn around<R>(&self, py: Python<'_>, run: impl FnOnce() -> R) -> PyResult<R> {
+        let bell = self.held.signals.borrow().clone();
+        let _signals = bell.as_ref().map(|bell| bell.listen(py));
+        let hooks = GeneratorHooks::set(py)?;
+        let former = RUNNING.with(|running| running.replace(Some(self.held.settings.clone())));
+        let result = run();
+        RUNNING.with(|running| running.replace(former));
+        hooks.put_back(py)?;
+        Ok(result)
     }
 
     /// The result of the main task, after its `run` has come to `exit`.
@@ -232,11 +239,7 @@ impl KernelBase {
             let message = "the kernel is running: it cannot be shut down from a task";
             return Err(PyRuntimeError::new_err(message));
         }
-        let bell = held.signals.borrow().clone();
-        let _signals = bell.as_ref().map(|bell| bell.listen(py));
-        let former = RUNNING.with(|running| running.replace(Some(held.settings.clone())));
-        let exit = held.kernel.shut_down();
-        RUNNING.with(|running| running.replace(former));
+        let exit = self.around(py, || held.kernel.shut_down())?;
         match exit.map_err(|error| runtime_error(py, &error))? {
             None => {
                 held.signals.take();
@@ -245,6 +248,38 @@ impl KernelBase {
             Some(exit) => self.checked(exit),
         }
     }
+}
+
+/// While a kernel runs, an async generator that is dropped in the middle is closed by a task of its
+/// own, where its clean-up may await.
+struct GeneratorHooks<'py>(Bound<'py, PyAny>);
+
+impl<'py> GeneratorHooks<'py> {
+    fn set(py: Python<'py>) -> PyResult<Self> {
+        let sys = py.import("sys")?;
+        let former = sys.call_method0("get_asyncgen_hooks")?;
+        sys.call_method1("set_asyncgen_hooks", (py.None(), wrap_pyfunction!(close_later, py)?))?;
+        Ok(GeneratorHooks(former))
+    }
+
+    fn put_back(self, py: Python<'py>) -> PyResult<()> {
+        let former = self.0.cast::<PyTuple>()?;
+        py.import("sys")?.call_method1("set_asyncgen_hooks", former).map(drop)
+    }
+}
+
+#[pyfunction]
+fn close_later(py: Python<'_>, generator: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Ok(settings) = running(py) else {
+        // The kernel is gone: what it cannot await, the clean-up does without.
+        if let Ok(closing) = generator.call_method0("aclose") {
+            let _ = closing.call_method1("send", (py.None(),));
+        }
+        return Ok(());
+    };
+    let closing = py.import("curio.task")?.getattr("_close")?.call1((generator,))?;
+    let spawned = task::spawn(py, &settings, closing.into(), true, embed::spawn);
+    spawned.map(drop).map_err(|raised| take_error(py, raised))
 }
 
 /// A thread runs one kernel at a time.

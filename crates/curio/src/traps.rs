@@ -6,8 +6,8 @@
 //! place:
 //!
 //! 1. a trap that is about to block is interrupted instead, if something is pending;
-//! 2. a trap that has been fired returns its result, and whatever is pending waits
-//!    for the next trap: nothing that was handed over is lost;
+//! 2. a trap that was fired before the interrupt came returns its result, and the
+//!    interrupt waits for the next trap: nothing that was handed over is lost;
 //! 3. otherwise a pending interrupt takes it out of the line and is its error.
 //!
 //! The poller's events, the timers and other tasks *fire* waits; they never fail.
@@ -101,11 +101,16 @@ impl<T: Trap + Unpin> Future for Wait<T> {
         let waker = cx.waker();
         let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
         let result = core.with_state(|state| {
-            let result = if state.fired(wait) {
+            let fired = state.fired(wait);
+            let result = if fired && state.fired_first(wait) {
                 Ok(())
             } else if let Some(interrupt) = state.take_interrupt(|| core.now()) {
-                this.trap.disarm(state, wait);
+                if !fired {
+                    this.trap.disarm(state, wait);
+                }
                 Err(interrupt)
+            } else if fired {
+                Ok(())
             } else {
                 state.renew_wait(wait, foreign);
                 state.block(wait);

@@ -649,20 +649,6 @@ fn a_spurious_wake_ends_no_trap_early() {
 }
 
 #[test]
-fn wakers_of_one_task_know_each_other() {
-    run(async {
-        poll_fn(|cx| {
-            let (a, b) = (cx.waker().clone(), cx.waker().clone());
-            assert!(a.will_wake(&a.clone()));
-            drop((a, b));
-            Poll::Ready(())
-        })
-        .await;
-        Ok(())
-    });
-}
-
-#[test]
 fn a_waker_whose_drop_and_wake_use_the_kernel() {
     // A foreign waker's code may call anything, so the kernel must not be in the middle
     // of a change when it calls one.

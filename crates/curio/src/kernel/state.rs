@@ -59,6 +59,8 @@ pub struct State {
     /// How often a task has suspended itself in a trap; and that, when the running one began.
     pub(crate) traps: u32,
     traps_before: u32,
+    /// Counts what happens to blocked tasks, so that of two things the first can be told.
+    sequence: u64,
     /// Tasks that `run` waits for.
     pub(super) awaited: usize,
     /// The buffer of the poller's events, kept for its memory.
@@ -82,6 +84,7 @@ impl State {
             region: Region::default(),
             traps: 0,
             traps_before: 0,
+            sequence: 0,
             awaited: 0,
             events: Vec::new(),
         }
@@ -116,6 +119,7 @@ impl State {
             face,
             scheduled: false,
             open: false,
+            prodded: 0,
             foreign: WaitQueue::default(),
             region: Region::default(),
             cancel: Cancel::None,
@@ -230,6 +234,7 @@ impl State {
         task.body = Some(body);
         task.region = region;
         task.open |= foreign;
+        task.prodded = 0;
         if !task.scheduled && task.info.state() == TaskState::Running {
             task.info.set_state(TaskState::FutureWait);
         }
@@ -293,7 +298,8 @@ impl State {
     /// The wait must have left its timer or queue.
     pub(crate) fn fire(&mut self, key: WaitKey) {
         let wait = self.waits.get_mut(key);
-        wait.fired = true;
+        self.sequence += 1;
+        wait.fired = self.sequence;
         let task = wait.task;
         match wait.waker.take() {
             Some(waker) => {
@@ -317,6 +323,8 @@ impl State {
         let open = cell.open && cell.body.is_some();
         self.wake_later = wake_later;
         if open {
+            self.sequence += 1;
+            self.tasks[task as usize].prodded = self.sequence;
             self.schedule(task);
         }
     }
@@ -367,7 +375,7 @@ impl State {
         let key = TimeoutKey(self.timeouts.vacant_key() as u32);
         let timer = deadline
             .filter(|_| !expired)
-            .map(|deadline| self.timers.insert(deadline, Expiry::Timeout(key)));
+            .map(|deadline| self.timers.insert_limit(deadline, Expiry::Timeout(key)));
         self.timeouts.insert(TimeoutCell {
             serial: self.timeout_serial,
             task,
@@ -546,6 +554,11 @@ impl State {
             return Some(Error::new(ErrorKind::Cancelled(cancellation)));
         }
         let timeout = timeout?;
+        // The kernel may not have looked at the timers since a deadline has passed.
+        let nearest = self.timeouts[timeout.0 as usize].nearest;
+        if nearest.is_some_and(|deadline| deadline <= clock()) {
+            self.expire(clock());
+        }
         self.take_timeout(timeout).map(|(owner, own)| {
             let cell = &self.timeouts[owner.0 as usize];
             let deadline = cell.deadline.unwrap_or(0);
@@ -662,7 +675,15 @@ impl State {
     }
 
     pub(crate) fn fired(&self, wait: WaitKey) -> bool {
-        self.waits.get(wait).fired
+        self.waits.get(wait).fired != 0
+    }
+
+    /// Whether a wait was fired before its task was last prodded: then its result comes first,
+    /// else what the task was prodded for does.
+    pub(crate) fn fired_first(&self, wait: WaitKey) -> bool {
+        let wait = self.waits.get(wait);
+        let prodded = self.tasks.get(wait.task as usize).map_or(0, |task| task.prodded);
+        wait.fired != 0 && (prodded == 0 || wait.fired < prodded)
     }
 
     /// The trap was polled again: perhaps by another task, or through another combinator.

@@ -258,6 +258,8 @@ pub(crate) struct TaskCell {
     pub(super) scheduled: bool,
     /// An interrupt might end what it blocked in when it last ran: not all of it was shielded.
     pub(super) open: bool,
+    /// When it was last made to look at an interrupt, since it last blocked; 0 for not.
+    pub(super) prodded: u64,
     /// Its waits that a combinator polls: to be told of interrupts through their wakers.
     pub(super) foreign: WaitQueue<FOREIGN>,
     /// The timeouts and shields it is inside of while it is not running.

@@ -7,7 +7,8 @@
 //! parent's stays where it was appended, and the entry appended last is removed
 //! by a pop: setting and dropping a timeout touches the end of one vector.
 //!
-//! Entries with equal deadlines fire in the order in which they were set.
+//! Entries with equal deadlines fire in the order in which they were set, those that
+//! limit something after those that end something: what is done at the deadline is done.
 //! Times are nanoseconds of the kernel's clock, never rounded.
 
 use slab::Slab;
@@ -19,7 +20,7 @@ pub(crate) struct TimerKey(u32);
 #[derive(Clone, Copy)]
 struct Entry {
     deadline: u64,
-    /// Order of setting, so that equal deadlines fire first come, first served.
+    /// Order among equal deadlines: first come, first served; limits have the top bit set.
     sequence: u64,
     timer: u32,
 }
@@ -51,10 +52,19 @@ impl<T> Timers<T> {
     }
 
     pub(crate) fn insert(&mut self, deadline: u64, payload: T) -> TimerKey {
+        self.insert_in_order(deadline, 0, payload)
+    }
+
+    /// Inserts what is to fire after everything else with its deadline.
+    pub(crate) fn insert_limit(&mut self, deadline: u64, payload: T) -> TimerKey {
+        self.insert_in_order(deadline, 1 << 63, payload)
+    }
+
+    fn insert_in_order(&mut self, deadline: u64, order: u64, payload: T) -> TimerKey {
         let position = self.heap.len();
         let timer = self.timers.insert(Timer { position, payload }) as u32;
         self.sequence += 1;
-        self.heap.push(Entry { deadline, sequence: self.sequence, timer });
+        self.heap.push(Entry { deadline, sequence: self.sequence | order, timer });
         self.sift_up(position);
         TimerKey(timer)
     }

@@ -39,8 +39,8 @@ pub(crate) struct Wait {
     pub(super) state: TaskState,
     /// What is around the operation: decides which cancellations may reach it.
     pub(super) region: Region,
-    /// What was waited for has happened.
-    pub(super) fired: bool,
+    /// When what was waited for has happened, as the kernel counts; 0 for not yet.
+    pub(super) fired: u64,
     /// Its neighbours in the line it stands in, and among its task's [`FOREIGN`] waits.
     links: [Links; 2],
     /// Whom to wake instead of the task, when a combinator polls the trap.
@@ -73,7 +73,7 @@ impl Waits {
         waker: Option<Waker>,
     ) -> WaitKey {
         let links = Default::default();
-        let wait = Wait { task, state, region, fired: false, links, waker, foreign: false };
+        let wait = Wait { task, state, region, fired: 0, links, waker, foreign: false };
         WaitKey(self.0.insert(wait) as u32)
     }
 
