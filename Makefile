@@ -90,6 +90,10 @@ bench: $(VENV)/.extension ## the benchmarks, with every peer (long)
 bench-quick: $(VENV)/.extension ## the benchmarks, short rounds
 	$(PY) benches/run.py --quick $(ARGS)
 
+.PHONY: scale
+scale: $(VENV)/.extension ## a million sleeping tasks, ten thousand connections
+	$(PY) tests/scale.py $(ARGS)
+
 .PHONY: leaks
 leaks: $(VENV)/.extension ## loops over every operation and watches memory and descriptors
 	$(PY) tests/leaks.py $(ARGS)

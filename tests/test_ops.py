@@ -343,11 +343,12 @@ def test_awaited_by_two_tasks(kernel):
         return await op
 
     async def main():
-        for op in (
-            curio.sleep(0.005),
-            curio.timeout_after(10, curio.sleep(0.005)),
-            (await curio.spawn(curio.sleep(0.005))).join(),
+        for make in (
+            lambda task: curio.sleep(0.005),
+            lambda task: curio.timeout_after(10, curio.sleep(0.005)),
+            lambda task: task.join(),
         ):
+            op = make(await curio.spawn(curio.sleep(0.005)))
             first = await curio.spawn(awaits(op))
             second = await curio.spawn(awaits(op))
             with pytest.raises(curio.TaskError) as caught:
@@ -720,6 +721,29 @@ def test_coroutines_of_other_kinds(kernel):
     cancelled, seen = False, []
     assert kernel.run(main) == ["generator", "own"]
     assert seen == ["ended"] * 3
+
+
+def test_awaitables_made_of_operations(kernel):
+    """A class's `__await__` hands an operation's on, or delegates to it."""
+
+    class HandsOn:
+        def __await__(self):
+            return curio.sleep(0.001).__await__()
+
+    class Delegates:
+        def __await__(self):
+            first = yield from curio.sleep(0.001).__await__()
+            second = yield from curio.timeout_after(10, curio.sleep(0)).__await__()
+            return second - first
+
+    async def main():
+        assert await HandsOn() > 0
+        assert await Delegates() >= 0
+        with pytest.raises(curio.TaskTimeout):
+            async with curio.timeout_after(0):
+                await Delegates()
+
+    kernel.run(main)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup is newer")

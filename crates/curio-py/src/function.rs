@@ -294,6 +294,15 @@ unsafe extern "C" fn getattro(
     }
 }
 
+/// For who looks past `getattro`, as `help` does.
+unsafe extern "C" fn get_doc(function: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: a getter is called with a live function, attached.
+    unsafe {
+        let stub = &(*function.cast::<FunctionObject>()).stub;
+        ffi::PyObject_GetAttrString(stub.as_ptr(), c"__doc__".as_ptr())
+    }
+}
+
 unsafe extern "C" fn repr(function: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the slot is called with a live function, attached.
     unsafe {
@@ -329,7 +338,19 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
         // SAFETY: the sentinel at the end of a table of members is all zero.
         unsafe { std::mem::zeroed() },
     ]));
+    let getters = Box::leak(Box::new([
+        ffi::PyGetSetDef {
+            name: c"__doc__".as_ptr(),
+            get: Some(get_doc),
+            set: None,
+            doc: ptr::null(),
+            closure: ptr::null_mut(),
+        },
+        // SAFETY: the sentinel at the end of a table of getters is all zero.
+        unsafe { std::mem::zeroed() },
+    ]));
     let mut slots = [
+        slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
         slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
         slot(ffi::Py_tp_repr, repr as *mut c_void),
         slot(ffi::Py_tp_call, ffi::PyVectorcall_Call as *mut c_void),

@@ -768,6 +768,7 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
         let mut slots = vec![
             slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
             slot(ffi::Py_tp_repr, repr as *mut c_void),
+            slot(ffi::Py_tp_iter, ffi::PyObject_SelfIter as *mut c_void),
             slot(ffi::Py_tp_iternext, iternext as *mut c_void),
             slot(ffi::Py_am_await, am_await as *mut c_void),
             slot(ffi::Py_am_send, am_send as *mut c_void),

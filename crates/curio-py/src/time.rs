@@ -32,9 +32,7 @@ fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResul
         && let Some(error) = PyErr::take(py)
     {
         let given = call.get(py, index);
-        // SAFETY: a live object has a type.
-        let is_number = unsafe { ffi::PyNumber_Check(given.as_ptr()) } != 0;
-        if is_number || !error.is_instance_of::<PyTypeError>(py) {
+        if !error.is_instance_of::<PyTypeError>(py) {
             // Its own conversion has failed: too large an int, or whatever its class says.
             return Err(error);
         }

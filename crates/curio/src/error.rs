@@ -64,6 +64,7 @@ pub enum ErrorKind {
     ReadBusy(String),
     WriteBusy(String),
     Misuse(String),
+    Outside(String),
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -203,7 +204,7 @@ impl Error {
 
     /// What was asked for cannot be: the program is wrong.
     pub fn is_misuse(&self) -> bool {
-        matches!(*self.kind, ErrorKind::Misuse(_))
+        matches!(*self.kind, ErrorKind::Misuse(_) | ErrorKind::Outside(_))
     }
 
     /// The system's error, if it is one.
@@ -257,7 +258,8 @@ impl fmt::Display for Error {
             ErrorKind::Other(error) => error.fmt(f),
             ErrorKind::ReadBusy(message)
             | ErrorKind::WriteBusy(message)
-            | ErrorKind::Misuse(message) => f.write_str(message),
+            | ErrorKind::Misuse(message)
+            | ErrorKind::Outside(message) => f.write_str(message),
         }
     }
 }

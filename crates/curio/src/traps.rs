@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Core, State, TaskKey, TaskState, WaitKey};
 
 /// Something that a task can block in.
@@ -143,10 +143,10 @@ impl<T: Trap> Drop for Wait<T> {
 
 /// The error of a trap that is awaited where no kernel runs.
 pub(crate) fn outside(operation: &str) -> Error {
-    Error::misuse(format!(
+    Error::new(ErrorKind::Outside(format!(
         "{operation} was awaited outside of a Curio kernel; it must run in a task, under \
          curio.run() or Kernel.run()"
-    ))
+    )))
 }
 
 /// Goes to the end of the ready queue.
