@@ -8,10 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::raw::{c_int, c_void};
-use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
-use std::task::{Context, Poll};
 
 use curio::embed::{Direction, Source};
 use pyo3::exceptions::{PyBlockingIOError, PyOverflowError, PyTypeError, PyValueError};
@@ -22,7 +20,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::error;
 use crate::function::Call;
 use crate::object::{Object, Outcome, Raised, take_error};
-use crate::op::{self, Instant, Keep, Mapped, Operation, slot};
+use crate::op::{self, Instant, Keep, Mapped, slot};
 
 #[repr(C)]
 pub(crate) struct SocketObject {
@@ -168,35 +166,54 @@ fn out_of_memory(raised: Raised) -> io::Error {
 
 // Writing.
 
-/// The memory of an object that has been asked for its buffer.
-struct View(Box<ffi::Py_buffer>);
+/// What is to be sent.
+enum Data {
+    /// A bytes object, whose memory stays in place as long as it lives.
+    Bytes(Object),
+    /// The memory of an object that was asked for its buffer. In a box, for some exporters want
+    /// it back at the same address.
+    View(Box<ffi::Py_buffer>),
+}
 
-impl View {
-    fn of(data: &Bound<'_, PyAny>) -> PyResult<View> {
+impl Data {
+    fn of(data: &Bound<'_, PyAny>) -> PyResult<Data> {
+        // SAFETY: a live object.
+        if unsafe { ffi::PyBytes_CheckExact(data.as_ptr()) } != 0 {
+            return Ok(Data::Bytes(data.clone().into()));
+        }
         let mut view = Box::new(ffi::Py_buffer::new());
-        // SAFETY: a live object and memory for the result, which does not move: some exporters
-        // want it back at the same address.
+        // SAFETY: a live object, and memory for the result.
         let got = unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &mut *view, ffi::PyBUF_SIMPLE) };
         if got < 0 {
             return Err(PyErr::fetch(data.py()));
         }
-        Ok(View(view))
+        Ok(Data::View(view))
     }
 
     fn bytes(&self) -> &[u8] {
-        if self.0.len == 0 {
+        let (start, length) = match self {
+            // SAFETY: a bytes object.
+            Data::Bytes(bytes) => unsafe {
+                (ffi::PyBytes_AS_STRING(bytes.as_ptr()), ffi::PyBytes_Size(bytes.as_ptr()))
+            },
+            Data::View(view) => (view.buf.cast_const().cast(), view.len),
+        };
+        if length == 0 {
             return &[];
         }
-        // SAFETY: the exporter keeps that much memory in place until the view is released.
-        unsafe { std::slice::from_raw_parts(self.0.buf.cast::<u8>(), self.0.len as usize) }
+        // SAFETY: a bytes object does not change; an exporter keeps that much memory in place
+        // until the view is released. Both happen after the borrow of `self`.
+        unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length as usize) }
     }
 }
 
-impl Drop for View {
+impl Drop for Data {
     fn drop(&mut self) {
-        // SAFETY: filled by `PyObject_GetBuffer`, and released once, by an attached thread: views
-        // live in ops.
-        unsafe { ffi::PyBuffer_Release(&mut *self.0) }
+        if let Data::View(view) = self {
+            // SAFETY: filled by `PyObject_GetBuffer`, and released once, by an attached thread:
+            // data live in ops.
+            unsafe { ffi::PyBuffer_Release(&mut **view) }
+        }
     }
 }
 
@@ -208,11 +225,11 @@ fn send_some(fd: BorrowedFd<'_>, data: &[u8], flags: u32) -> io::Result<usize> {
 
 /// `send(data, flags=0)`
 pub(crate) fn send(py: Python<'_>, call: &Call<'_>) -> Outcome {
-    let view = View::of(&call.get(py, 1))?;
+    let data = Data::of(&call.get(py, 1))?;
     let flags = flags(call, py, 2)?;
     let source = source(call)?;
     let send =
-        async move { source.run(Direction::Write, |fd| send_some(fd, view.bytes(), flags)).await };
+        async move { source.run(Direction::Write, |fd| send_some(fd, data.bytes(), flags)).await };
     let count = |py: Python<'_>, _: &Keep, sent: usize| -> Outcome {
         Ok(sent.into_pyobject(py).map_err(PyErr::from)?.into_any().into())
     };
@@ -221,50 +238,26 @@ pub(crate) fn send(py: Python<'_>, call: &Call<'_>) -> Outcome {
 
 /// `sendall(data, flags=0)`
 pub(crate) fn sendall(py: Python<'_>, call: &Call<'_>) -> Outcome {
-    let view = View::of(&call.get(py, 1))?;
+    let data = Data::of(&call.get(py, 1))?;
     let flags = flags(call, py, 2)?;
     let source = source(call)?;
-    let sent = std::rc::Rc::new(Cell::new(0));
-    let count = sent.clone();
     let send = async move {
-        let data = view.bytes();
-        while count.get() < data.len() {
-            let rest = &data[count.get()..];
-            let sent = source.run(Direction::Write, |fd| send_some(fd, rest, flags)).await?;
-            count.set(count.get() + sent);
-        }
-        Ok(())
-    };
-    op::new(call.function, Some(call.object(0)), SendAll { send, sent })
-}
-
-/// `sendall`, which tells on its exception how far it has come.
-struct SendAll<F> {
-    send: F,
-    sent: std::rc::Rc<Cell<usize>>,
-}
-
-impl<F: Future<Output = curio::Result<()>>> Operation for SendAll<F> {
-    const KEEPS: bool = true;
-
-    fn poll(
-        self: Pin<&mut Self>,
-        py: Python<'_>,
-        _keep: &Keep,
-        cx: &mut Context<'_>,
-    ) -> Poll<Outcome> {
-        let sent = self.sent.clone();
-        // SAFETY: `send` is pinned with `self`, and never moved.
-        let send = unsafe { self.map_unchecked_mut(|this| &mut this.send) };
-        send.poll(cx).map(|done| match done {
-            Ok(()) => Ok(Object::none()),
-            Err(failure) => {
-                let failure = error::to_python(py, &failure)?;
-                failure.value(py).setattr("bytes_sent", sent.get())?;
-                Err(failure.into())
+        let (mut rest, mut failure) = (data.bytes(), None);
+        while !rest.is_empty() && failure.is_none() {
+            match source.run(Direction::Write, |fd| send_some(fd, rest, flags)).await {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) => failure = Some(error),
             }
-        })
-    }
+        }
+        Ok((data.bytes().len() - rest.len(), failure))
+    };
+    let done = |py: Python<'_>, _: &Keep, (sent, failure): (usize, Option<curio::Error>)| {
+        let Some(failure) = failure else { return Ok(Object::none()) };
+        let failure = error::to_python(py, &failure)?;
+        failure.value(py).setattr("bytes_sent", sent)?;
+        Err(failure.into())
+    };
+    op::new(call.function, Some(call.object(0)), Mapped::new(send, done))
 }
 
 // What is left to Python.

@@ -15,6 +15,9 @@
 //! first plan; it hides `EPOLLRDHUP`, without which a short read could not clear
 //! the cache, and re-arms a timerfd with two further system calls at each wait.
 //!
+//! Timeouts are nanoseconds: `epoll_pwait2`, which Linux has since 5.11. In milliseconds, a
+//! sleep would end up to one too late, and sleeps that differ by less would end together.
+//!
 //! Trade-off. Linux only for now; another system is another implementation of
 //! [`Poller`]. A poller without edges (a Python selector) is armed at each wait
 //! and disarmed when it reports: [`Poller::arm`] is told the interest each time.

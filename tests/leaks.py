@@ -1,0 +1,444 @@
+"""Loops over every operation and watches memory and descriptors. Not a test of pytest's.
+
+    python tests/leaks.py [COUNT]       COUNT: how many operations for each loop (1000000)
+
+Each loop is run to warm up, then in rounds; after each round the memory that the process
+holds is read. What a round needs, it gives back, so memory stays where it is. Memory that
+grows from round to round is a leak; a step that happens once (an arena, a table) is not.
+So a loop has leaked if each of its last rounds has added to what the one before had, and
+all together more than a few bytes an operation. Ends with status 1 if one has.
+"""
+
+import ctypes
+import gc
+import os
+import socket
+import sys
+import time
+import warnings
+import weakref
+
+import curio
+from curio.io import Socket
+
+ROUNDS = 6
+# What an honest loop may add in all its rounds, by the noise of allocators.
+SLACK = 512 * 1024
+# And what of each operation may stay, in bytes. The smallest object has 16.
+EACH = 2.0
+
+try:
+    _trim = ctypes.CDLL(None).malloc_trim
+except AttributeError:  # another C library
+
+    def _trim(_):
+        pass
+
+
+class Oops(Exception):
+    pass
+
+
+def memory():
+    """Bytes that the process holds, its unused memory given back."""
+    gc.collect()
+    _trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def nothing():
+    pass
+
+
+async def forever():
+    await curio.sleep(1000)
+
+
+# --- loops ------------------------------------------------------------------------------
+#
+# Each is a coroutine function, or a function, that does `count` times what its name says.
+# `weight`: how many of the usual operations one of its own costs.
+
+
+async def switches(count):
+    for _ in range(count):
+        await curio.sleep(0)
+
+
+async def tasks_of_functions(count):
+    for _ in range(count):
+        task = await curio.spawn(nothing)
+        await task.join()
+
+
+async def tasks_of_coroutines(count):
+    for _ in range(count):
+        task = await curio.spawn(nothing())
+        await task.join()
+
+
+async def tasks_at_once(count):
+    for _ in range(max(count // 1000, 1)):
+        tasks = [await curio.spawn(nothing) for _ in range(1000)]
+        for task in tasks:
+            await task.wait()
+
+
+async def tasks_that_fail(count):
+    async def fails():
+        raise Oops
+
+    for _ in range(count):
+        task = await curio.spawn(fails())
+        try:
+            await task.join()
+        except curio.TaskError:
+            pass
+
+
+async def tasks_cancelled(count):
+    for _ in range(count):
+        task = await curio.spawn(forever())
+        await task.cancel()
+
+
+async def tasks_cancelled_with_an_exception(count):
+    for _ in range(count):
+        task = await curio.spawn(forever())
+        await task.cancel(exc=Oops("asked"), blocking=False)
+        await task.wait()
+
+
+async def children_cancelled(count):
+    me = await curio.current_task()
+    for _ in range(max(count // 100, 1)):
+        for _ in range(100):
+            await curio.spawn(forever())
+        await me.cancel_children()
+
+
+async def timeouts_in_time(count):
+    for _ in range(count):
+        await curio.timeout_after(1000, curio.sleep(0))
+        async with curio.ignore_after(1000):
+            pass
+
+
+async def timeouts_expired(count):
+    for _ in range(count):
+        try:
+            await curio.timeout_after(0, curio.sleep(1000))
+        except curio.TaskTimeout:
+            pass
+        async with curio.ignore_after(0), curio.timeout_after(1000):
+            await curio.sleep(1000)
+
+
+async def timeouts_uncaught(count):
+    for _ in range(count):
+        try:
+            async with curio.timeout_after(1000):
+                await curio.timeout_after(0, curio.sleep, 1000)
+        except curio.UncaughtTimeoutError:
+            pass
+
+
+async def shields(count):
+    for _ in range(count):
+        async with curio.disable_cancellation():
+            await curio.disable_cancellation(curio.sleep(0))
+
+
+async def cancellations_set(count):
+    for _ in range(count):
+        await curio.set_cancellation(curio.CancelledError("first"))
+        await curio.set_cancellation(None)
+        async with curio.disable_cancellation():
+            await curio.set_cancellation(curio.CancelledError("second"))
+            await curio.check_cancellation()
+            await curio.check_cancellation(curio.CancelledError)
+
+
+async def ops_dropped(count):
+    task = await curio.current_task()
+    for _ in range(count):
+        curio.sleep(0)
+        curio.spawn(nothing)
+        task.join()
+        curio.timeout_after(1, curio.sleep, 1).close()
+
+
+async def ops_dropped_in_the_middle(count):
+    other = await curio.spawn(forever())
+    for _ in range(count):
+        curio.sleep(1000).send(None)
+        other.join().send(None)
+        curio.timeout_after(1000, forever()).send(None)
+    await curio.sleep(0)
+    await other.cancel()
+
+
+async def ops_thrown_into(count):
+    for _ in range(count):
+        for op in (curio.sleep(1000), curio.timeout_after(1000, forever())):
+            op.send(None)
+            try:
+                op.throw(Oops())
+            except Oops:
+                pass
+
+
+async def ops_that_fail(count):
+    for _ in range(count):
+        for wrong in (lambda: curio.sleep("x"), lambda: curio.spawn(5)):
+            try:
+                await wrong()
+            except TypeError:
+                pass
+
+
+async def foreign_awaitables(count):
+    class Yields:
+        def __await__(self):
+            yield "garbage"
+
+    for _ in range(count):
+        try:
+            await Yields()
+        except RuntimeError:
+            pass
+
+
+async def cycles_through_ops(count):
+    """op → task → coroutine → op, and op → coroutine → frame → op: for the collector."""
+
+    async def holds(box):
+        box.append(await curio.current_task())
+
+    async def frame(box):
+        await curio.sleep(0)
+        return box
+
+    for n in range(count):
+        box = []
+        task = await curio.spawn(holds(box))
+        box.append(task.join())
+        box.append(box)
+        await box[-2]
+        box = []
+        limited = curio.timeout_after(1000, frame(box))
+        box.append(limited)
+        limited.send(None)
+        box = []
+        box.append(curio.spawn(frame, box))
+        box[0].close()
+        del box, limited, task
+        if n % 1000 == 0:
+            gc.collect()
+            await curio.sleep(0)
+
+
+async def socket_pairs(count):
+    for _ in range(count):
+        left, right = map(Socket, socket.socketpair())
+        reader = await curio.spawn(left.recv(10))
+        await right.send(b"data")
+        await reader.join()
+        await left.close()
+        await right.close()
+
+
+async def socket_data(count):
+    left, right = map(Socket, socket.socketpair())
+    data = b"x" * 100_000
+    for n in range(count):
+        await left.sendall(data[: 100 + n % 10])
+        await right.recv(200)
+        if n % 100 == 0:
+            sender = await curio.spawn(left.sendall(data))
+            received = 0
+            while received < len(data):
+                received += len(await right.recv(70_000))
+            await sender.join()
+    await left.close()
+    await right.close()
+
+
+async def socket_waits_given_up(count):
+    left, right = map(Socket, socket.socketpair())
+    for _ in range(count):
+        async with curio.ignore_after(0):
+            await left.recv(1)
+        reader = await curio.spawn(left.recv(1))
+        await reader.cancel()
+    await left.close()
+    await right.close()
+
+
+async def sockets_closed_under_a_reader(count):
+    for _ in range(count):
+        left, right = map(Socket, socket.socketpair())
+        reader = await curio.spawn(left.recv(1))
+        await left.close()
+        await reader.wait()
+        await right.close()
+
+
+def kernels(count):
+    for _ in range(count):
+        curio.run(nothing)
+
+
+def kernels_dropped(count):
+    """With blocked tasks, daemons, tasks that never ran, and tasks that know their kernel."""
+
+    async def cleaning():
+        try:
+            await curio.timeout_after(1000, forever())
+        finally:
+            await curio.sleep(1)
+
+    async def reads():
+        left, right = map(Socket, socket.socketpair())
+        with left._socket, right._socket:
+            await left.recv(1)
+
+    async def joins(task):
+        await task.join()
+
+    async def knows(kernel):
+        await curio.sleep(1000)
+        return kernel
+
+    for n in range(count):
+        kernel = curio.Kernel()
+        tasks = [kernel.add_task(task, daemon=True) for task in (cleaning, reads, forever)]
+        kernel.add_task(joins(tasks[0]), daemon=True)
+        kernel.add_task(knows(kernel), daemon=True)
+        kernel.run()
+        kernel.add_task(forever)
+        del kernel, tasks
+        if n % 100 == 0:
+            gc.collect()
+
+
+def fatal_exits(count):
+    async def leaves():
+        await curio.spawn(forever())
+        raise KeyboardInterrupt
+
+    kernel = curio.Kernel()
+    for _ in range(count):
+        try:
+            kernel.run(leaves)
+        except KeyboardInterrupt:
+            pass
+    kernel.shutdown()
+
+
+LOOPS = {
+    switches: 1,
+    tasks_of_functions: 1,
+    tasks_of_coroutines: 1,
+    tasks_at_once: 1,
+    tasks_that_fail: 5,
+    tasks_cancelled: 3,
+    tasks_cancelled_with_an_exception: 3,
+    children_cancelled: 3,
+    timeouts_in_time: 2,
+    timeouts_expired: 5,
+    timeouts_uncaught: 5,
+    shields: 2,
+    cancellations_set: 5,
+    ops_dropped: 10,
+    ops_dropped_in_the_middle: 5,
+    ops_thrown_into: 10,
+    ops_that_fail: 10,
+    foreign_awaitables: 5,
+    cycles_through_ops: 20,
+    socket_pairs: 20,
+    socket_data: 5,
+    socket_waits_given_up: 5,
+    sockets_closed_under_a_reader: 20,
+    kernels: 100,
+    kernels_dropped: 500,
+    fatal_exits: 10,
+}
+
+
+def run(loop, count):
+    if loop.__code__.co_flags & 0x80:  # a coroutine function
+        with curio.Kernel() as kernel:
+            kernel.run(loop, count, log_errors=False)
+    else:
+        loop(count)
+
+
+def measure(loop, count):
+    """Runs a loop; says whether it has leaked."""
+    count = max(count // ROUNDS, 10)
+    start = time.monotonic()
+    run(loop, max(count // 2, 10))
+    gc.collect()
+    before = descriptors()
+    readings = [memory()]
+    for _ in range(ROUNDS):
+        run(loop, count)
+        readings.append(memory())
+    # The first rounds may still fill what is kept for later.
+    settled = readings[ROUNDS // 3 :]
+    growth = settled[-1] - settled[0]
+    each = growth / (count * (len(settled) - 1))
+    steady = all(later > earlier for earlier, later in zip(settled, settled[1:], strict=False))
+    left_open = descriptors() - before
+    leaks = (steady and growth > SLACK and each > EACH) or left_open != 0
+    print(
+        f"{loop.__name__:36} {count * ROUNDS:9,} {readings[0] / 2**20:8.1f} "
+        f"{readings[-1] / 2**20:8.1f} {each:9.2f} {left_open:5} "
+        f"{time.monotonic() - start:7.1f} {'LEAKS' if leaks else ''}",
+        flush=True,
+    )
+    return leaks
+
+
+def collected():
+    """What can be checked without figures: the last reference to a task's things goes."""
+
+    class Thing:
+        pass
+
+    async def main():
+        thing = Thing()
+        gone = weakref.ref(thing)
+        task = await curio.spawn(holds(thing))
+        del thing
+        await task.cancel()
+        del task
+        gc.collect()
+        return gone() is None
+
+    async def holds(thing):
+        await curio.sleep(1000)
+
+    return curio.run(main)
+
+
+def main():
+    count = int(sys.argv[1].replace("_", "")) if len(sys.argv) > 1 else 1_000_000
+    warnings.simplefilter("ignore", RuntimeWarning)
+    title = ("loop", "count", "MiB", "after", "B/op", "fds", "seconds")
+    print("{:36} {:>9} {:>8} {:>8} {:>9} {:>5} {:>7}".format(*title))
+    leaking = [loop.__name__ for loop, weight in LOOPS.items() if measure(loop, count // weight)]
+    if not collected():
+        leaking.append("a cancelled task keeps what it held")
+    print("Leaks: " + ", ".join(leaking) if leaking else "Nothing leaks.")
+    return 1 if leaking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
