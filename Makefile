@@ -66,7 +66,8 @@ lint: $(VENV)/.tools ## clippy and ruff, warnings are errors
 
 .PHONY: docs
 docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc -p curio --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc -p curio-py --no-deps --document-private-items
 
 .PHONY: stubs
 stubs: $(VENV)/.extension ## do the type stubs agree with the built package?

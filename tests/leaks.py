@@ -295,7 +295,7 @@ def kernels(count):
 
 
 def kernels_dropped(count):
-    """With blocked tasks, daemons, tasks that never ran, and tasks that know their kernel."""
+    """With blocked tasks, daemons, and tasks that never ran."""
 
     async def cleaning():
         try:
@@ -311,18 +311,28 @@ def kernels_dropped(count):
     async def joins(task):
         await task.join()
 
+    for _ in range(count):
+        kernel = curio.Kernel()
+        tasks = [kernel.add_task(task, daemon=True) for task in (cleaning, reads, forever)]
+        kernel.add_task(joins(tasks[0]), daemon=True)
+        kernel.run()
+        kernel.add_task(forever)
+        del kernel, tasks
+
+
+def kernels_shut_down(count):
+    """With a task that knows its kernel, which lives until then."""
+
     async def knows(kernel):
         await curio.sleep(1000)
         return kernel
 
     for n in range(count):
         kernel = curio.Kernel()
-        tasks = [kernel.add_task(task, daemon=True) for task in (cleaning, reads, forever)]
-        kernel.add_task(joins(tasks[0]), daemon=True)
         kernel.add_task(knows(kernel), daemon=True)
         kernel.run()
-        kernel.add_task(forever)
-        del kernel, tasks
+        kernel.shutdown()
+        del kernel
         if n % 100 == 0:
             gc.collect()
 
@@ -367,6 +377,7 @@ LOOPS = {
     sockets_closed_under_a_reader: 20,
     kernels: 100,
     kernels_dropped: 500,
+    kernels_shut_down: 200,
     fatal_exits: 10,
 }
 

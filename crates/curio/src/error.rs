@@ -165,7 +165,7 @@ impl Error {
         matches!(*self.kind, ErrorKind::Cancelled(_) | ErrorKind::Timeout(_))
     }
 
-    /// [`Task::cancel`](crate::Task::cancel), or the kernel's shutdown.
+    /// [`TaskRef::cancel`](crate::TaskRef::cancel), or the kernel's shutdown.
     pub fn is_cancelled(&self) -> bool {
         matches!(*self.kind, ErrorKind::Cancelled(_))
     }

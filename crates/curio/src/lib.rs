@@ -107,3 +107,13 @@ pub mod embed {
     pub use crate::time::{TimeoutRegion, Verdict};
     pub use crate::traps::{JoinTrap, SleepTrap, Wait, YieldNow};
 }
+
+/// The examples of the two READMEs are run as this crate's.
+#[cfg(doctest)]
+mod readmes {
+    #[doc = include_str!("../../../README.md")]
+    struct Project;
+
+    #[doc = include_str!("../README.md")]
+    struct Crate;
+}

@@ -171,8 +171,7 @@ fn a_dropped_sleep_leaves_no_timer() {
     });
     // Nor one that was dropped when its deadline had been met.
     run(async {
-        let first = pin!(sleep(ms(1)));
-        let second = pin!(sleep(ms(1)));
+        let (first, second) = (Box::pin(sleep(ms(1))), Box::pin(sleep(ms(1))));
         let Either::Left((Ok(_), second)) = select(first, second).await else { panic!("order") };
         drop(second);
         sleep(ms(1)).await?;
@@ -620,7 +619,8 @@ fn a_wake_while_running_gives_one_more_turn() {
             }
             // Several wakes are one.
             cx.waker().wake_by_ref();
-            cx.waker().clone().wake();
+            let clone = cx.waker().clone();
+            clone.wake();
             Poll::Pending
         })
         .await;

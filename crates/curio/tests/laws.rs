@@ -457,6 +457,7 @@ async fn limited(place: &Place, ignore: bool) -> Result<()> {
         world.law(deadline <= now(), "no timeout is early", about);
     }
     // A foreign future inside does not see the interrupt: it was taken here.
+    #[allow(clippy::collapsible_match, reason = "a guard would let it fall to the next arm")]
     match &result {
         Err(error) if error.is_cancelled() => {
             if life.told.get() == 0 {

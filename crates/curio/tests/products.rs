@@ -131,7 +131,7 @@ impl Case {
             When::WhileItIsBlocked => self.shielded || self.trap == Trap::Yield,
             When::FiredButNotRun => true,
         };
-        let seen = if succeeds {
+        if succeeds {
             vec![
                 "operation: ok".into(),
                 format!("next: {told}"),
@@ -145,8 +145,7 @@ impl Case {
             let mut seen = vec![format!("operation: {told}")];
             seen.extend(["next: ok", "next: ok", "again: ok", "region: ok"].map(String::from));
             seen
-        };
-        seen
+        }
     }
 }
 

@@ -192,6 +192,7 @@ unsafe fn stack_wake(data: *const ()) {
 unsafe fn stack_drop(_data: *const ()) {}
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::waker_clone_wake, reason = "the clones are what is tested")]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
