@@ -64,10 +64,13 @@ lint: $(VENV)/.tools ## clippy and ruff, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 	$(PY) -m ruff check .
 
+# What is documented there for help() has Python in its examples.
+PYTHON_DOCS := -A rustdoc::private_intra_doc_links -A rustdoc::invalid_rust_codeblocks
+
 .PHONY: docs
 docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc -p curio --no-deps
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc -p curio-py --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings $(PYTHON_DOCS)" cargo doc -p curio-py --no-deps --document-private-items
 
 .PHONY: stubs
 stubs: $(VENV)/.extension ## do the type stubs agree with the built package?

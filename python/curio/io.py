@@ -101,6 +101,10 @@ class Socket(SocketBase):
             error = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         return error
 
+    async def shutdown(self, how):
+        """End one direction (SHUT_RD, SHUT_WR) or both: the peer sees the end of the stream."""
+        self._socket.shutdown(how)
+
     async def close(self):
         """Close the socket. A task that is waiting on it gets an OSError. Twice is fine."""
         self._close()

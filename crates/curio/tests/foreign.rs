@@ -342,7 +342,7 @@ fn a_foreign_future_that_is_always_ready_to_go_on_can_be_timed_out() {
             cx.waker().wake_by_ref();
             Poll::<Result<()>>::Pending
         });
-        let (result, _) = elapsed(timeout_after(ms(10), spinning)).await;
+        let (result, _) = elapsed(timeout_after(Duration::from_micros(20), spinning)).await;
         assert!(result.unwrap_err().is_timeout());
         Ok(())
     });
