@@ -1159,7 +1159,6 @@ def test_ctrl_c_of_a_kernel_in_another_thread_is_the_main_threads(program):
 import threading, time
 import curio
 async def main():
-    print("ready", flush=True)
     while not done:
         await curio.sleep(0.001)
     print("ended", flush=True)
@@ -1167,6 +1166,7 @@ done = []
 thread = threading.Thread(target=curio.run, args=(main,))
 thread.start()
 try:
+    print("ready", flush=True)
     while True:
         time.sleep(0.01)
 except KeyboardInterrupt:

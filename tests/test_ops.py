@@ -40,6 +40,7 @@ FUNCTIONS = [
     Socket.recv,
     Socket.send,
     Socket.sendall,
+    Socket.shutdown,
 ]
 # Those that are a coroutine or a block, as their arguments want it.
 DUAL = [curio.disable_cancellation, curio.ignore_after, curio.stop_after, curio.timeout_after]
@@ -248,6 +249,7 @@ curio.run(main)
         ("left.sendall(b'x')", "Socket.sendall"),
         ("left.accept()", "Socket.accept"),
         ("left.close()", "Socket.close"),
+        ("left.shutdown(2)", "Socket.shutdown"),
         ("left.connect(('127.0.0.1', 1))", "Socket.connect"),
         ("curio.run_server('', 0, child)", "run_server"),
     ],

@@ -475,13 +475,13 @@ def test_recv_of_nothing(runs):
 
 
 def test_half_close(runs):
-    """T34: the end in one direction leaves the other."""
+    """T34, L71: the end in one direction leaves the other."""
 
     async def main():
         left, right = await tcp_pair()
         async with left, right:
             await left.sendall(b"last words")
-            left._socket.shutdown(socket.SHUT_WR)
+            await left.shutdown(socket.SHUT_WR)
             assert await receive_all(right) == b"last words"
             for n in range(3):
                 await right.sendall(b"%d" % n)

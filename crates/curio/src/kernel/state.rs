@@ -370,7 +370,10 @@ impl State {
         let outer = self.region.timeout;
         self.hold(outer);
         let around = outer.and_then(|outer| self.timeouts[outer.0 as usize].nearest);
-        let nearest = [deadline, around].into_iter().flatten().min();
+        let nearest = match (deadline, around) {
+            (Some(deadline), Some(around)) => Some(deadline.min(around)),
+            (deadline, around) => deadline.or(around),
+        };
         let expired = deadline.is_some_and(|deadline| deadline <= now);
         let key = TimeoutKey(self.timeouts.vacant_key() as u32);
         let timer = deadline
