@@ -14,6 +14,7 @@ import os
 import socket as plain
 import struct
 import threading
+import traceback
 
 import curio
 import pytest
@@ -1077,3 +1078,26 @@ def test_server_for_plain_clients(runs):
 
     runs(main)
     assert got == [True] * 4
+
+
+def test_crash_of_a_handler_is_reported_from_the_users_code_on(kernel, log):
+    """T45, S3: the server's own frames are not what its user looks for."""
+
+    async def handler(client, address):
+        raise ValueError("in the handler")
+
+    async def main():
+        with plain.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = await curio.spawn(curio.run_server("127.0.0.1", port, handler))
+        client = Socket(plain.socket())
+        async with client:
+            await client.connect(("127.0.0.1", port))
+            assert await client.recv(1) == b""
+        await server.cancel()
+
+    kernel.run(main)
+    (record,) = log.records
+    frames = traceback.extract_tb(record.exc_info[2])
+    assert [frame.name for frame in frames] == ["handler"]

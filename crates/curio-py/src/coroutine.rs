@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::{Origin, is_cancellation};
+use crate::frames;
 use crate::function;
 use crate::kernel::Settings;
 use crate::object::{Object, Outcome, Raised, take_error};
@@ -271,6 +272,7 @@ impl CoroutineBody {
             task.set_plainly_cancelled();
             return End::Cancelled;
         }
+        frames::leave_out_our_own(exception.as_any());
         task.set_exception(exception.clone().into_any().into());
         if is_asked || (is_cancellation && (was_asked || !is_main)) {
             // An intended end needs no traceback, which would keep every local alive.

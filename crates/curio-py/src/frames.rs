@@ -22,3 +22,30 @@ pub(crate) fn caller(py: Python<'_>) -> (Option<Py<PyAny>>, Option<i32>) {
         (file.ok().map(Bound::unbind), Some(line))
     }
 }
+
+/// Takes the package's own frames off the outer end of an exception's traceback: the user's
+/// coroutine may have been called by one of ours, as a server's handler is.
+pub(crate) fn leave_out_our_own(exception: &Bound<'_, PyAny>) {
+    let _ = leave_out(exception);
+}
+
+fn leave_out(exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = exception.py();
+    let package: String = py.import("curio")?.getattr("__file__")?.extract()?;
+    let package = package.trim_end_matches("__init__.py");
+    let first = exception.getattr("__traceback__")?;
+    let mut traceback = first.clone();
+    while !traceback.is_none() {
+        let code = traceback.getattr("tb_frame")?.getattr("f_code")?;
+        let file: String = code.getattr("co_filename")?.extract()?;
+        if !file.starts_with(package) {
+            break;
+        }
+        traceback = traceback.getattr("tb_next")?;
+    }
+    // An exception that is all ours keeps what it has.
+    if !traceback.is_none() && !traceback.is(&first) {
+        exception.setattr("__traceback__", traceback)?;
+    }
+    Ok(())
+}
