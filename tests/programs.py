@@ -78,9 +78,13 @@ class Program:
             raise AssertionError(f"still runs after {timeout} s\n{self.report()}") from None
 
     def wait_for(self, text: str, count: int = 1, timeout: float = PATIENCE) -> None:
-        """Waits until `text` has been printed, `count` times."""
+        """Waits until `text` has been printed, `count` times, with the end of its line.
+
+        Not before: a signal may come between a text and its line's end, which `print` writes
+        one after the other.
+        """
         deadline = time.monotonic() + timeout
-        while self.output.count(text) < count:
+        while self.output.rpartition("\n")[0].count(text) < count:
             assert self.process.poll() is None, f"ended before {text!r}\n{self.report()}"
             assert time.monotonic() < deadline, f"no {text!r}\n{self.report()}"
             time.sleep(0.01)

@@ -462,6 +462,50 @@ fn a_foreign_future_in_all_cases() {
     check_all(Trap::Foreign);
 }
 
+/// Both have happened when the task runs again: of an interrupt and a result the one that
+/// came first counts, and the other one is not lost. (The result first: `FiredButNotRun`.)
+#[test]
+fn an_interrupt_that_came_before_the_result_counts() {
+    let clock = Hand::default();
+    let program = {
+        let clock = clock.clone();
+        async move {
+            let sleeper = spawn(timeout_after(units(1), async {
+                let slept = sleep(units(2)).await;
+                assert_eq!(kind(&slept), "timeout");
+                Ok(())
+            }));
+            until(|| sleeper.state() == TaskState::TimeSleep).await?;
+            clock.jump(units(3)); // the kernel sees both at once
+            sleeper.join().await?;
+
+            // A task that cancels who waits for it, and ends in the same turn.
+            let joiner: Rc<Cell<Option<TaskRef>>> = Rc::default();
+            let target = Rc::new(spawn({
+                let joiner = joiner.clone();
+                async move {
+                    sleep(YIELD).await?;
+                    assert!(joiner.take().unwrap().request_cancel());
+                    Ok(7)
+                }
+            }));
+            let joining = spawn({
+                let target = target.clone();
+                async move {
+                    let joined = target.join().await;
+                    assert_eq!(kind(&joined), "cancelled");
+                    target.join().await // its value is still there
+                }
+            });
+            joiner.set(Some(joining.clone()));
+            assert_eq!(joining.join().await?, 7);
+            Ok(())
+        }
+    };
+    let mut kernel = Kernel::builder().clock(clock).build().unwrap();
+    kernel.run(program).unwrap();
+}
+
 #[test]
 fn a_connect_that_has_succeeded_keeps_its_result() {
     let program = async {

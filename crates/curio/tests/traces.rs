@@ -214,7 +214,7 @@ fn the_canceller_returns_after_the_clean_up() {
 }
 
 #[test]
-fn a_second_canceller_only_waits() {
+fn further_cancellers_only_wait() {
     let trace = Trace::default();
     let seen = trace.clone();
     let program = async move {
@@ -230,9 +230,11 @@ fn a_second_canceller_only_waits() {
             Ok(())
         }));
         turns(1).await?;
-        for reason in ["one", "two"] {
+        // The third comes when the kid has been told already.
+        for (reason, delay) in [("one", 0), ("two", 0), ("three", 5)] {
             let (kid, trace) = (kid.clone(), trace.clone());
             spawn(async move {
+                sleep(ms(delay)).await?;
                 assert!(kid.cancel_because(reason).await?);
                 trace.note(format!("{reason} is back"));
                 Ok(())
@@ -241,7 +243,7 @@ fn a_second_canceller_only_waits() {
         Ok(())
     };
     virtual_kernel().run(program).unwrap();
-    seen.expect(&["kid: one", "kid ends", "one is back", "two is back"]);
+    seen.expect(&["kid: one", "kid ends", "one is back", "two is back", "three is back"]);
 }
 
 #[test]
