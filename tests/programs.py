@@ -84,7 +84,7 @@ class Program:
         one after the other.
         """
         deadline = time.monotonic() + timeout
-        while self.output.rpartition("\n")[0].count(text) < count:
+        while self.output[: self.output.rfind("\n") + 1].count(text) < count:
             assert self.process.poll() is None, f"ended before {text!r}\n{self.report()}"
             assert time.monotonic() < deadline, f"no {text!r}\n{self.report()}"
             time.sleep(0.01)
