@@ -25,7 +25,7 @@ use futures::channel::oneshot;
 use futures::future::{Either, LocalBoxFuture, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 
-const PROGRAMS: u64 = 400_000;
+const PROGRAMS: u64 = 20_000;
 const MOST_TASKS: usize = 40;
 const MOST_DEPTH: usize = 4;
 
