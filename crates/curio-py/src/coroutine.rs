@@ -296,8 +296,10 @@ impl CoroutineBody {
 impl Drop for CoroutineBody {
     fn drop(&mut self) {
         // SAFETY: bodies are dropped by the kernel, which is run, and dropped, by attached threads;
-        // the object is a task.
-        let (py, task) = unsafe { (Python::assume_attached(), inner(self.task())) };
-        task.abandon(py);
+        // the object is a task, which was untracked when it was made, and once has a body.
+        unsafe {
+            ffi::PyObject_GC_Track(self.task.as_ptr().cast());
+            inner(self.task()).abandon(Python::assume_attached());
+        }
     }
 }

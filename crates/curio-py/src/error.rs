@@ -205,12 +205,8 @@ impl Origin {
 
     /// As the kernel carries it.
     pub(crate) fn into_cancellation(self, py: Python<'_>) -> PyResult<Cancellation> {
-        let by = self.task_id;
-        Ok(Cancellation {
-            by,
-            payload: Some(Arc::new(Py::new(py, self)?)),
-            ..Cancellation::default()
-        })
+        let payload = Arc::new(Py::new(py, self)?);
+        Ok(Cancellation { payload: Some(payload), ..Cancellation::default() })
     }
 }
 
@@ -223,7 +219,7 @@ pub(crate) fn origin(py: Python<'_>, cancellation: &Cancellation) -> PyResult<Py
     Py::new(
         py,
         Origin {
-            task_id: cancellation.by,
+            task_id: cancellation.by.as_ref().map(|by| by.id()),
             task_name: None,
             filename: None,
             lineno: None,

@@ -90,6 +90,9 @@ pub(crate) fn spawn(
             taskgroup: RefCell::new(None),
             joined: Cell::new(false),
         });
+        // A live task is held by its kernel, so the collector need not look at it: there may be
+        // a hundred thousand. It is told when the task has ended.
+        ffi::PyObject_GC_UnTrack(task.cast());
     }
     // SAFETY: attached; a new reference or null with the error set.
     let context = unsafe { Object::owned(ffi::PyContext_CopyCurrent()) }?;
@@ -163,7 +166,7 @@ impl Inner {
     /// The body is gone: a coroutine that has not ended is closed, and what it does then is
     /// nobody's business any more.
     pub(crate) fn abandon(&self, py: Python<'_>) {
-        self.context.take();
+        drop(self.context.take());
         let ended = self.result.borrow().is_some()
             || self.exception.borrow().is_some()
             || self.plainly_cancelled.get();

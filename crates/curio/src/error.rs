@@ -15,6 +15,8 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::kernel::TaskInfo;
+
 /// The result of everything in Curio that can fail or be cancelled.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -71,11 +73,9 @@ pub enum ErrorKind {
 /// Who cancelled a task, from where and why.
 #[derive(Clone, Default)]
 pub struct Cancellation {
-    /// The id of the task that asked for it; `None` for the kernel's shutdown and
-    /// for programs outside the kernel.
-    pub by: Option<u64>,
-    /// That task's name.
-    pub by_name: Option<Arc<str>>,
+    /// The task that asked for it; `None` for the kernel's shutdown and for programs
+    /// outside the kernel.
+    pub by: Option<Arc<TaskInfo>>,
     /// Where it asked.
     pub site: Option<&'static Location<'static>>,
     /// The reason it gave.
@@ -88,11 +88,8 @@ pub struct Cancellation {
 impl fmt::Display for Cancellation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cancelled")?;
-        if let Some(id) = self.by {
-            write!(f, " by task {id}")?;
-            if let Some(name) = &self.by_name {
-                write!(f, " ({name})")?;
-            }
+        if let Some(by) = &self.by {
+            write!(f, " by task {} ({})", by.id(), by.label().name)?;
         }
         if let Some(site) = self.site {
             write!(f, " at {}:{}", site.file(), site.line())?;

@@ -66,7 +66,7 @@ mod time;
 mod traps;
 
 pub use error::{Cancellation, Error, Result};
-pub use kernel::{Builder, Clock, Event, Kernel, Poller, Stopper, TaskInfo, TaskState};
+pub use kernel::{Builder, Clock, Event, Kernel, Label, Poller, Stopper, TaskInfo, TaskState};
 pub use task::{Task, TaskBuilder, TaskRef, current_task, get_all_tasks, spawn};
 pub use time::{
     Sleep, check_cancellation, clock, disable_cancellation, ignore_after, sleep, timeout_after,

@@ -433,13 +433,8 @@ impl fmt::Debug for TaskRef {
 
 /// A cancellation by the running task.
 fn here(site: &'static Location<'static>) -> Cancellation {
-    let task = current_task().ok();
-    Cancellation {
-        by: task.as_ref().map(TaskRef::id),
-        by_name: task.as_ref().map(|task| task.name().into()),
-        site: Some(site),
-        ..Cancellation::default()
-    }
+    let by = current_task().ok().map(|task| task.info);
+    Cancellation { by, site: Some(site), ..Cancellation::default() }
 }
 
 /// The task that is running.

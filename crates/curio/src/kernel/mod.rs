@@ -12,7 +12,7 @@
 //! Several kernels may run in several threads.
 //!
 //! *Nobody starves.* The ready queue is first come, first served. While tasks are
-//! ready, the kernel looks at descriptors, timers and the door every 50 µs (an
+//! ready, the kernel looks at descriptors, timers and the door every 250 µs (an
 //! empty look costs more than a switch, so not after each), or every 256
 //! resumptions, whichever is first. A task whose I/O never blocks is made to
 //! yield after [`BUDGET`] operations.
@@ -67,7 +67,7 @@ use wake::{Door, StackWaker};
 const BUDGET: u32 = 64;
 
 /// How long ready tasks may keep the kernel from looking at the world.
-const LOOK_AFTER: u64 = 50_000;
+const LOOK_AFTER: u64 = 250_000;
 
 /// The same in resumptions, for clocks that stand still.
 const LOOK_AFTER_STEPS: u32 = 256;

@@ -134,7 +134,7 @@ impl Poller for Epoll {
             tv_sec: t.as_secs().min(i64::MAX as u64) as i64,
             tv_nsec: t.subsec_nanos().into(),
         });
-        let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 256];
+        let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 1024];
         let (seen, _) = epoll::wait(&self.epoll, &mut buffer, timeout.as_ref())?;
         for event in seen {
             let (flags, token) = (event.flags, event.data.u64());
