@@ -109,9 +109,11 @@ miri: ## the crate's unit tests under Miri, which sees undefined behaviour
 	CARGO_PROFILE_TEST_OPT_LEVEL=0 MIRIFLAGS="-Zmiri-disable-isolation" \
 	    cargo +nightly miri test -p curio --lib
 
+# Valgrind moves the vDSO, which rustix reads by itself unless it goes through libc.
 .PHONY: valgrind
 valgrind: ## the crate's tests under Valgrind: invalid accesses and lost memory
 	@command -v valgrind >/dev/null || { echo "make: valgrind is not installed" >&2; exit 1; }
+	RUSTFLAGS="--cfg rustix_use_libc" CARGO_TARGET_DIR=$(TARGET)/valgrind \
 	cargo test -p curio --profile profiling --lib --tests --config \
 	    "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite'"
 

@@ -219,7 +219,7 @@ pub(crate) fn origin(py: Python<'_>, cancellation: &Cancellation) -> PyResult<Py
     Py::new(
         py,
         Origin {
-            task_id: cancellation.by.as_ref().map(|by| by.id()),
+            task_id: cancellation.by,
             task_name: None,
             filename: None,
             lineno: None,

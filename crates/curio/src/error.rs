@@ -9,13 +9,12 @@
 //! All travel as one small, cheap [`Error`], so that `?` composes.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
-
-use crate::kernel::TaskInfo;
 
 /// The result of everything in Curio that can fail or be cancelled.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,9 +72,11 @@ pub enum ErrorKind {
 /// Who cancelled a task, from where and why.
 #[derive(Clone, Default)]
 pub struct Cancellation {
-    /// The task that asked for it; `None` for the kernel's shutdown and for programs
-    /// outside the kernel.
-    pub by: Option<Arc<TaskInfo>>,
+    /// The id of the task that asked for it; `None` for the kernel's shutdown and for
+    /// programs outside the kernel.
+    pub by: Option<u64>,
+    /// That task's name.
+    pub by_name: Cow<'static, str>,
     /// Where it asked.
     pub site: Option<&'static Location<'static>>,
     /// The reason it gave.
@@ -88,8 +89,8 @@ pub struct Cancellation {
 impl fmt::Display for Cancellation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cancelled")?;
-        if let Some(by) = &self.by {
-            write!(f, " by task {} ({})", by.id(), by.label().name)?;
+        if let Some(id) = self.by {
+            write!(f, " by task {id} ({})", self.by_name)?;
         }
         if let Some(site) = self.site {
             write!(f, " at {}:{}", site.file(), site.line())?;

@@ -433,8 +433,14 @@ impl fmt::Debug for TaskRef {
 
 /// A cancellation by the running task.
 fn here(site: &'static Location<'static>) -> Cancellation {
-    let by = current_task().ok().map(|task| task.info);
-    Cancellation { by, site: Some(site), ..Cancellation::default() }
+    let by = current_task().ok();
+    // Not the task itself: tasks that cancel each other would keep each other alive.
+    Cancellation {
+        by: by.as_ref().map(TaskRef::id),
+        by_name: by.map(|by| by.info.label().name.clone()).unwrap_or_default(),
+        site: Some(site),
+        ..Cancellation::default()
+    }
 }
 
 /// The task that is running.

@@ -15,8 +15,10 @@
 //! first plan; it hides `EPOLLRDHUP`, without which a short read could not clear
 //! the cache, and re-arms a timerfd with two further system calls at each wait.
 //!
-//! Timeouts are nanoseconds: `epoll_pwait2`, which Linux has since 5.11. In milliseconds, a
-//! sleep would end up to one too late, and sleeps that differ by less would end together.
+//! Timeouts are nanoseconds. `epoll_wait` knows milliseconds only: a sleep would end up to one
+//! too late, and sleeps that differ by less would end together. `epoll_pwait2` is not to be had
+//! on older systems and in some sandboxes; so a wait with an odd timeout is a `ppoll` of the epoll
+//! descriptor itself, and then a look. The second call is made when the kernel was asleep anyway.
 //!
 //! Trade-off. Linux only for now; another system is another implementation of
 //! [`Poller`]. A poller without edges (a Python selector) is armed at each wait
@@ -27,7 +29,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 /// What a poller saw happen to one registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +132,14 @@ impl Poller for Epoll {
 
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         use epoll::EventFlags as F;
-        let timeout = timeout.map(|t| rustix::event::Timespec {
+        let mut timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs().min(i64::MAX as u64) as i64,
             tv_nsec: t.subsec_nanos().into(),
         });
+        if let Some(odd) = timeout.filter(|t| t.tv_nsec % 1_000_000 != 0) {
+            poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&odd))?;
+            timeout = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
         let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 1024];
         let (seen, _) = epoll::wait(&self.epoll, &mut buffer, timeout.as_ref())?;
         for event in seen {
