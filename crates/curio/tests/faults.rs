@@ -501,7 +501,7 @@ fn a_task_that_has_cancelled_itself_is_freed() {
     // What was noted about the cancellation held the task that had asked for it: itself.
     let info = run(async {
         let kid = spawn(async {
-            curio::current_task()?.request_cancel();
+            current_task()?.request_cancel();
             sleep(LONG).await.map(drop)
         });
         kid.wait().await?;
