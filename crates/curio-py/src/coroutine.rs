@@ -94,6 +94,7 @@ fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     object.is_instance(&coroutine)
 }
 
+// SAFETY: the interpreter's own declaration of this type.
 unsafe extern "C" {
     static mut PyMethod_Type: ffi::PyTypeObject;
 }

@@ -186,6 +186,8 @@ impl Signature {
 /// More parameters than any operation has.
 const MOST: usize = 12;
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn vectorcall(
     function: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
@@ -295,6 +297,9 @@ unsafe extern "C" fn getattro(
 }
 
 /// For who looks past `getattro`, as `help` does.
+///
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn get_doc(function: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: a getter is called with a live function, attached.
     unsafe {

@@ -101,6 +101,7 @@ enum Stage {
 
 /// What an op can do, for one type of future.
 struct VTable {
+    // # Safety: both want a live op that was made with this table, and whose future is there.
     poll: unsafe fn(*mut OpObject, Python<'_>) -> Poll<Outcome>,
     drop: unsafe fn(*mut OpObject),
     keeps: bool,
@@ -133,6 +134,8 @@ impl<F: Operation> For<F> {
     const VTABLE: VTable =
         VTable { poll: Self::poll, drop: Self::drop, keeps: F::KEEPS, delegates: F::DELEGATES };
 
+    /// # Safety
+    /// `op` is live, and was made for an `F`.
     unsafe fn future(op: *mut OpObject) -> *mut F {
         // SAFETY: the op was allocated with room for an `F` at this offset.
         unsafe { op.cast::<u8>().add(const { future_offset::<F>() }).cast() }
@@ -394,6 +397,9 @@ unsafe extern "C" fn am_send(
 
 /// What a generator-like method gives: a yielded object, or null with StopIteration or the
 /// error set.
+///
+/// # Safety
+/// The thread is attached.
 unsafe fn as_iterator(polled: Poll<Outcome>, none_is_bare: bool) -> *mut ffi::PyObject {
     match polled {
         Poll::Pending => Object::none().into_ptr(),
@@ -412,6 +418,9 @@ unsafe fn as_iterator(polled: Poll<Outcome>, none_is_bare: bool) -> *mut ffi::Py
 
 /// Sets `StopIteration(value)`. An instance is made by hand, for `PyErr_SetObject` would take
 /// a tuple for the arguments and an exception for the instance.
+///
+/// # Safety
+/// The thread is attached.
 #[cfg(not(Py_3_12))]
 unsafe fn stop_iteration(value: &Object) {
     // SAFETY: the class is static, the value alive; both calls want that and an attached thread.
@@ -426,6 +435,9 @@ unsafe fn stop_iteration(value: &Object) {
 
 /// From 3.12 on, `await` gets each of our results this way, and making an exception would be
 /// most of its cost. So one is kept, and used again whenever nobody else has it.
+///
+/// # Safety
+/// The thread is attached.
 #[cfg(Py_3_12)]
 unsafe fn stop_iteration(value: &Object) {
     static KEPT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
@@ -452,6 +464,8 @@ unsafe fn stop_iteration(value: &Object) {
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn iternext(op: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the slot is called with a live op.
     unsafe { as_iterator(resume(op.cast()), true) }
@@ -476,6 +490,8 @@ unsafe extern "C" fn am_await(op: *mut ffi::PyObject) -> *mut ffi::PyObject {
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn send(op: *mut ffi::PyObject, value: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let mut result = ptr::null_mut();
     // SAFETY: a method is called with a live op and a live argument.
@@ -491,6 +507,9 @@ unsafe extern "C" fn send(op: *mut ffi::PyObject, value: *mut ffi::PyObject) -> 
 }
 
 /// `throw(value)` or `throw(type[, value[, traceback]])`.
+///
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn throw(op: *mut ffi::PyObject, args: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: slots are called in attached threads.
     let py = unsafe { Python::assume_attached() };
@@ -532,6 +551,8 @@ fn thrown_exception<'py>(args: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
     Ok(exception)
 }
 
+/// # Safety
+/// `op` is live, and the thread attached.
 unsafe fn throw_into(op: *mut OpObject, exception: Object) -> *mut ffi::PyObject {
     // SAFETY: the caller has a live op; attached.
     unsafe {
@@ -562,6 +583,9 @@ unsafe fn throw_into(op: *mut OpObject, exception: Object) -> *mut ffi::PyObject
 }
 
 /// Gives the op up: a coroutine that it runs gets the chance to clean up.
+///
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn close(op: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let op = op.cast::<OpObject>();
     // SAFETY: a method is called with a live op, attached.
@@ -594,6 +618,8 @@ unsafe extern "C" fn close(op: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mu
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn repr(op: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the slot is called with a live op, attached.
     unsafe {
@@ -618,6 +644,9 @@ unsafe extern "C" fn get_none(_: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi
 }
 
 /// What a walk through the stack finds next: the coroutine that the op runs.
+///
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn get_await(op: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: a getter is called with a live op; `keep` is alive as long as the op.
     unsafe {
@@ -660,6 +689,8 @@ unsafe extern "C" fn traverse(
     0
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn clear(op: *mut ffi::PyObject) -> c_int {
     // SAFETY: the collector calls it with an op that nobody can reach any more. The future goes
     // with the object it works on.
@@ -703,6 +734,9 @@ unsafe extern "C" fn dealloc(op: *mut ffi::PyObject) {
 }
 
 /// As for a native coroutine: at the line that has dropped it.
+///
+/// # Safety
+/// Called from `dealloc`: the thread is attached, the function alive.
 unsafe fn warn_never_awaited(header: &OpObject) {
     // SAFETY: called from `dealloc`: attached, and the function is alive.
     unsafe {

@@ -301,6 +301,8 @@ pub(crate) fn wait(py: Python<'_>, call: &Call<'_>) -> Outcome {
     op::new(call.function, Some(call.object(0)), Mapped::new(wait, |_, _, ()| Ok(Object::none())))
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn attach(
     object: *mut ffi::PyObject,
     args: *mut ffi::PyObject,
@@ -330,6 +332,9 @@ unsafe extern "C" fn attach(
 }
 
 /// Ends the registration with the kernel, before the descriptor is closed or handed out.
+///
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn detach(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
@@ -369,6 +374,8 @@ unsafe extern "C" fn new(
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn traverse(
     object: *mut ffi::PyObject,
     visit: ffi::visitproc,
@@ -388,6 +395,8 @@ unsafe extern "C" fn traverse(
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     // SAFETY: the collector calls it with a socket that nobody can reach any more.
     let this = unsafe { inner(object) };

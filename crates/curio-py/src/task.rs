@@ -452,6 +452,8 @@ const ATTRIBUTES: &[(&std::ffi::CStr, Get, &std::ffi::CStr)] = &[
     ),
 ];
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn get(task: *mut ffi::PyObject, which: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: getters are called with a live task, attached; `which` is an index, made below.
     let (py, inner) = unsafe { (Python::assume_attached(), inner(task.cast())) };
@@ -471,6 +473,8 @@ unsafe extern "C" fn get(task: *mut ffi::PyObject, which: *mut c_void) -> *mut f
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn repr(task: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the slot is called with a live task, attached.
     let (py, inner) = unsafe { (Python::assume_attached(), inner(task.cast())) };
@@ -492,6 +496,8 @@ unsafe extern "C" fn repr(task: *mut ffi::PyObject) -> *mut ffi::PyObject {
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn refuse_new(
     _class: *mut ffi::PyTypeObject,
     _args: *mut ffi::PyObject,
@@ -507,6 +513,8 @@ impl Inner {
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn traverse(
     task: *mut ffi::PyObject,
     visit: ffi::visitproc,
@@ -529,6 +537,8 @@ unsafe extern "C" fn traverse(
     }
 }
 
+/// # Safety
+/// Called by the interpreter alone, attached, with what its slot or table promises.
 unsafe extern "C" fn clear(task: *mut ffi::PyObject) -> c_int {
     // SAFETY: the collector calls it with a task that nobody can reach any more.
     for object in unsafe { inner(task.cast()) }.objects() {
