@@ -11,6 +11,10 @@
 //! 3. otherwise a pending interrupt takes it out of the line and is its error.
 //!
 //! The poller's events, the timers and other tasks *fire* waits; they never fail.
+//!
+//! Firing a wait hands nothing over today: an end, a moment, a readiness stays what it is if
+//! the interrupt had come before. A trap that hands something over must pass over tasks that
+//! were prodded, or take it back in [`Trap::ended`].
 
 use std::future::Future;
 use std::pin::Pin;
