@@ -6,7 +6,7 @@
 //! they would see of a function written in Python (the last one looks at `__code__`), while a
 //! call goes straight from the interpreter's vectorcall to [`Implementation`].
 
-use std::os::raw::{c_int, c_void};
+use std::os::raw::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::object::{Object, Outcome, panicked};
-use crate::op::slot;
+use crate::op::{make_type, slot};
 
 /// What a call does: it is given one argument for each parameter of the signature, defaults
 /// filled in. The arguments after `*args`, if the signature has that, are a tuple in its place.
@@ -369,19 +369,17 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
         | ffi::Py_TPFLAGS_IMMUTABLETYPE
         | ffi::Py_TPFLAGS_HAVE_VECTORCALL
         | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR;
-    let mut spec = ffi::PyType_Spec {
-        name: c"curio._curio.operation_function".as_ptr(),
-        basicsize: size_of::<FunctionObject>() as c_int,
-        itemsize: 0,
-        flags: flags as std::os::raw::c_uint,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: the spec and its tables are as the function wants them; name and members live for
-    // ever.
-    let class = unsafe { ffi::PyType_FromSpec(&mut spec) };
-    if class.is_null() {
-        return Err(PyErr::fetch(py));
-    }
+    // SAFETY: the tables in the slots are as CPython wants them, and live for ever.
+    let class = unsafe {
+        make_type(
+            py,
+            c"curio._curio.operation_function",
+            size_of::<FunctionObject>(),
+            0,
+            flags,
+            &mut slots,
+        )
+    }?;
     TYPE.store(class.cast(), Relaxed);
     Ok(())
 }

@@ -819,22 +819,38 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
             flags |= ffi::Py_TPFLAGS_HAVE_GC;
         }
         slots.push(slot(0, ptr::null_mut()));
-        let mut spec = ffi::PyType_Spec {
-            name: c"curio._curio.op".as_ptr(),
-            basicsize: size_of::<OpObject>() as c_int,
-            itemsize: 1,
-            flags: flags as std::os::raw::c_uint,
-            slots: slots.as_mut_ptr(),
-        };
-        // SAFETY: the spec and its tables are as the function wants them; names, methods and
-        // getters live for ever.
-        let class = unsafe { ffi::PyType_FromSpec(&mut spec) };
-        if class.is_null() {
-            return Err(PyErr::fetch(py));
-        }
+        // SAFETY: the tables in the slots are as CPython wants them, and live for ever.
+        let class = unsafe {
+            make_type(py, c"curio._curio.op", size_of::<OpObject>(), 1, flags, &mut slots)
+        }?;
         place.store(class.cast(), Relaxed);
     }
     Ok(())
+}
+
+/// Makes a heap type, which is kept for ever.
+///
+/// # Safety
+/// `slots` ends with a zero slot; its functions and tables fit the instances, which have
+/// `size` bytes, and outlive the type.
+pub(crate) unsafe fn make_type(
+    py: Python<'_>,
+    name: &'static std::ffi::CStr,
+    size: usize,
+    itemsize: c_int,
+    flags: std::os::raw::c_ulong,
+    slots: &mut [ffi::PyType_Slot],
+) -> PyResult<*mut ffi::PyObject> {
+    let mut spec = ffi::PyType_Spec {
+        name: name.as_ptr(),
+        basicsize: size as c_int,
+        itemsize,
+        flags: flags as std::os::raw::c_uint,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: the caller's promise; the name is static, and the rest is copied.
+    let class = unsafe { ffi::PyType_FromSpec(&mut spec) };
+    if class.is_null() { Err(PyErr::fetch(py)) } else { Ok(class) }
 }
 
 pub(crate) fn slot(slot: c_int, function: *mut c_void) -> ffi::PyType_Slot {

@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::error;
 use crate::function::Call;
 use crate::object::{Object, Outcome, Raised, take_error};
-use crate::op::{self, Instant, Keep, Mapped, slot};
+use crate::op::{self, Instant, Keep, Mapped, make_type, slot};
 
 #[repr(C)]
 pub(crate) struct SocketObject {
@@ -458,19 +458,10 @@ pub(crate) fn init(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()>
         slot(0, ptr::null_mut()),
     ];
     let flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC;
-    let mut spec = ffi::PyType_Spec {
-        name: c"curio._curio.SocketBase".as_ptr(),
-        basicsize: size_of::<SocketObject>() as c_int,
-        itemsize: 0,
-        flags: flags as std::os::raw::c_uint,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: the spec and its tables are as the function wants them; names, methods and getters
-    // live for ever. The class is kept for ever, too.
-    let class = unsafe { ffi::PyType_FromSpec(&mut spec) };
-    if class.is_null() {
-        return Err(PyErr::fetch(py));
-    }
+    // SAFETY: the tables in the slots are as CPython wants them, and live for ever.
+    let class = unsafe {
+        make_type(py, c"curio._curio.SocketBase", size_of::<SocketObject>(), 0, flags, &mut slots)
+    }?;
     BASE.store(class.cast(), Relaxed);
     // SAFETY: a live object, of which the module takes a reference of its own.
     module.add("SocketBase", unsafe { Bound::from_borrowed_ptr(py, class) })

@@ -24,7 +24,7 @@ use crate::error::{self, Origin, classes, seconds};
 use crate::function::Call;
 use crate::kernel::Settings;
 use crate::object::{Object, Outcome, Raised, panicked};
-use crate::op::{self, Instant, Keep, Mapped, slot};
+use crate::op::{self, Instant, Keep, Mapped, make_type, slot};
 
 /// The instance; subclasses may add to it.
 #[repr(C)]
@@ -585,19 +585,10 @@ pub(crate) fn init(py: Python<'_>, module: &Bound<'_, PyModule>) -> PyResult<()>
         slot(0, ptr::null_mut()),
     ];
     let flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC;
-    let mut spec = ffi::PyType_Spec {
-        name: c"curio._curio.TaskBase".as_ptr(),
-        basicsize: size_of::<TaskObject>() as c_int,
-        itemsize: 0,
-        flags: flags as std::os::raw::c_uint,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: the spec and its tables are as the function wants them; name and getters live for
-    // ever. The class is kept for ever, too.
-    let class = unsafe { ffi::PyType_FromSpec(&mut spec) };
-    if class.is_null() {
-        return Err(PyErr::fetch(py));
-    }
+    // SAFETY: the tables in the slots are as CPython wants them, and live for ever.
+    let class = unsafe {
+        make_type(py, c"curio._curio.TaskBase", size_of::<TaskObject>(), 0, flags, &mut slots)
+    }?;
     BASE.store(class.cast(), Relaxed);
     // SAFETY: a live object, of which the module takes a reference of its own.
     module.add("TaskBase", unsafe { Bound::from_borrowed_ptr(py, class) })

@@ -118,12 +118,8 @@ impl Source {
     /// called before the descriptor is closed.
     pub fn close(&self) {
         let waits = [self.0.read.wait.take(), self.0.write.wait.take()];
-        if let Some((core, token)) = self.0.registered.take() {
-            let fd = self.0.fd.get();
+        if let Some(core) = self.0.unregister() {
             core.with_state(|state| {
-                if state.sources.forget(fd, token) {
-                    core.unwatch(fd, token);
-                }
                 for wait in waits.into_iter().flatten() {
                     state.fire(wait);
                 }
@@ -181,14 +177,7 @@ impl Source {
             return Ok(*token);
         }
         // Of another kernel, which has stopped using it: its events are of no use here.
-        if let Some((former, token)) = self.0.registered.take() {
-            let fd = self.0.fd.get();
-            former.with_state(|state| {
-                if state.sources.forget(fd, token) {
-                    former.unwatch(fd, token);
-                }
-            });
-        }
+        self.0.unregister();
         let fd = self.fd()?;
         let token = state.sources.insert(&self.0);
         if let Err(error) = core.with_poller(|poller| poller.add(fd, token)) {
@@ -200,16 +189,23 @@ impl Source {
     }
 }
 
+impl Inner {
+    /// Ends the registration, if there is one; gives the kernel that had it.
+    fn unregister(&self) -> Option<Rc<Core>> {
+        let (core, token) = self.registered.take()?;
+        let fd = self.fd.get();
+        core.with_state(|state| {
+            if state.sources.forget(fd, token) {
+                core.unwatch(fd, token);
+            }
+        });
+        Some(core)
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some((core, token)) = self.registered.take() {
-            let fd = self.fd.get();
-            core.with_state(|state| {
-                if state.sources.forget(fd, token) {
-                    core.unwatch(fd, token);
-                }
-            });
-        }
+        self.unregister();
     }
 }
 
