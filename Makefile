@@ -41,16 +41,16 @@ test: test-rust test-python ## all tests, Rust and Python
 
 .PHONY: test-rust
 test-rust: ## the crate's tests, its documentation's examples too (no Python needed)
-	cargo test -p curio
+	cargo test -p curio --all-features
 
 .PHONY: test-python
 test-python: $(VENV)/.extension ## the package's tests
-	$(PY) -m pytest $(ARGS)
+	$(if $(ARGS),$(PY) -m pytest $(ARGS),bash .ci/test-python $(PY) $(VENV)/test.log)
 
 ##@ Before a commit
 
 .PHONY: check
-check: check-format lint test-rust docs test-python stubs ## everything: formats, lints, tests, docs, stubs
+check: check-format lint test-rust docs site test-python stubs ## everything: formats, lints, tests, docs, stubs
 	@echo "check: all is well"
 
 .PHONY: check-format
@@ -61,7 +61,7 @@ check-format: $(VENV)/.tools ## are all files formatted?
 
 .PHONY: lint
 lint: $(VENV)/.tools ## clippy and ruff, warnings are errors
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(PY) -m ruff check .
 
 # What is documented there for help() has Python in its examples.
@@ -69,7 +69,7 @@ PYTHON_DOCS := -A rustdoc::private_intra_doc_links -A rustdoc::invalid_rust_code
 
 .PHONY: docs
 docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc -p curio --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc -p curio --no-deps --all-features
 	RUSTDOCFLAGS="-D warnings $(PYTHON_DOCS)" cargo doc -p curio-py --no-deps --document-private-items
 
 .PHONY: stubs
@@ -94,13 +94,26 @@ bench: $(VENV)/.extension ## the benchmarks, with every peer (long)
 bench-quick: $(VENV)/.extension ## the benchmarks, short rounds
 	$(PY) benches/run.py --quick $(ARGS)
 
+# Both languages: the guides, help() of the package, and what rustdoc makes of the crate.
+.PHONY: site
+site: $(VENV)/.extension $(VENV)/.site ## the documentation as a site, in target/site
+	RUSTDOCFLAGS="-D warnings" cargo doc -p curio --no-deps --all-features
+	$(PY) -m sphinx -q -W --keep-going -E -d $(TARGET)/site-cache -b html docs $(TARGET)/site
+	rm -rf $(TARGET)/site/rust && cp -r $(TARGET)/doc $(TARGET)/site/rust
+	@echo "site: $(TARGET)/site/index.html"
+
 .PHONY: scale
-scale: $(VENV)/.extension ## a million sleeping tasks, ten thousand connections
+scale: $(VENV)/.extension ## a million sleeping tasks, ten thousand connections (bytes and lines)
 	$(PY) tests/scale.py $(ARGS)
 
 .PHONY: leaks
 leaks: $(VENV)/.extension ## loops over every operation and watches memory and descriptors
 	$(PY) tests/leaks.py $(ARGS)
+
+.PHONY: simulate
+simulate: $(VENV)/.extension ## random programs on a simulated network: SEEDS=1000000 of them, or one SEED=n
+	@cargo test --quiet -p curio --all-features --test simulation --no-run
+	$(PY) tests/simulate.py $(if $(SEED),--seed $(SEED),$(or $(SEEDS),1000000))
 
 .PHONY: miri
 miri: ## the crate's unit tests under Miri, which sees undefined behaviour
@@ -157,6 +170,10 @@ $(VENV)/.tools: $(VENV)/.python pyproject.toml
 
 $(VENV)/.extension: $(VENV)/.tools $(SOURCES)
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(PY) -m maturin develop --release
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.tools
+	$(PY) -m pip install --upgrade --group site
 	@touch $@
 
 .PHONY: FORCE

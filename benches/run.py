@@ -41,6 +41,7 @@ VENV = HERE / ".venv"
 REQUIREMENTS = ("uvloop", "rloop", "trio", "gevent", "curio==1.6")
 
 LIMIT = "epoll_echo"
+WATCHED = "with-monitor"
 
 
 class Failed(Exception):
@@ -56,23 +57,31 @@ class Runtime:
     """A runtime: the program with its loops, its servers, and its smallest program."""
 
     name: str
-    face: str  # "python", "rust" or "limit"
+    face: str  # "python", "rust", "limit", or "monitor": ours with the monitor and without
     program: tuple[str, ...]
     servers: tuple[str, ...] = ()
     startup: str = ""
     ours: bool = False
 
+    @property
+    def interpreted(self) -> bool:
+        return self.face in ("python", "monitor")
+
 
 _MAIN = "async def main(): pass\n"
 _LOOP = "loop = {0}.new_event_loop()\nloop.run_until_complete(main())\nloop.close()"
-_ASYNCIO_SERVERS = ("echo_protocol", "echo_buffered", "echo_sock", "echo_stream", "readline")
+_ASYNCIO_SERVERS = (
+    *("echo_protocol", "echo_buffered", "echo_sock", "echo_stream", "lines"),
+    *("tls_protocol", "tls_stream", "udp_protocol", "udp_sock"),
+)
+_SOCK_SERVERS = ("echo_sock", "lines", "tls_sock", "udp_sock")
 _CURIO = "import curio\n" + _MAIN + "curio.run(main)"
 
 RUNTIMES = (
-    Runtime(LIMIT, "limit", (LIMIT,), ("echo",)),
-    Runtime("tokio", "rust", ("tokio_bench",), ("echo",)),
-    Runtime("smol", "rust", ("smol_bench",), ("echo",)),
-    Runtime("curio-rust", "rust", ("curio_bench",), ("echo",), ours=True),
+    Runtime(LIMIT, "limit", (LIMIT,), ("echo", "udp")),
+    Runtime("tokio", "rust", ("tokio_bench",), ("echo", "lines", "tls", "udp")),
+    Runtime("smol", "rust", ("smol_bench",), ("echo", "lines", "udp")),
+    Runtime("curio-rust", "rust", ("curio_bench",), ("echo", "lines", "tls", "udp"), ours=True),
     Runtime(
         "asyncio",
         "python",
@@ -98,18 +107,20 @@ RUNTIMES = (
         "trio",
         "python",
         ("on_trio.py",),
-        ("echo_stream",),
+        ("echo_stream", "lines", "tls_stream", "udp_sock"),
         "import trio\n" + _MAIN + "trio.run(main)",
     ),
     Runtime(
         "gevent",
         "python",
         ("on_gevent.py",),
-        ("echo_sock", "readline"),
+        _SOCK_SERVERS,
         "import gevent\ngevent.spawn(int).get()",
     ),
-    Runtime("curio16", "python", ("-O", "curio16.py"), ("echo_sock", "readline"), _CURIO),
-    Runtime("curio", "python", ("curio2.py",), ("echo_sock", "readline"), _CURIO, ours=True),
+    Runtime("curio16", "python", ("-O", "curio16.py"), _SOCK_SERVERS, _CURIO),
+    Runtime("curio", "python", ("curio2.py",), _SOCK_SERVERS, _CURIO, ours=True),
+    Runtime("without-monitor", "monitor", ("curio2.py",), ("echo_sock",)),
+    Runtime(WATCHED, "monitor", ("curio2.py", "--monitor"), ("echo_sock",), ours=True),
 )
 
 
@@ -131,11 +142,30 @@ class Reach:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What the load generator does to a server; `value` is the word for what it measures.
+
+    `columns` are other things that it measures, with their headings.
+    """
+
+    mode: str
+    size: int
+    connections: int
+    more: tuple[str, ...] = ()
+    value: str = "rate"
+    columns: tuple[tuple[str, str], ...] = (
+        ("cpu", "cpu µs"),
+        ("p50", "p50 µs"),
+        ("p99", "p99 µs"),
+    )
+
+
+@dataclass(frozen=True)
 class Workload:
     """Something to measure: the words for the programs of each face, and the targets.
 
-    The last word is the count; `--quick` divides it. With `load`, the size of a message and
-    the number of connections, the words name the kind of server instead.
+    The last word is the count; `--quick` divides it. With `load`, the words name the kind of
+    server instead; that of the limit is among them where it is one.
     """
 
     name: str
@@ -143,11 +173,11 @@ class Workload:
     unit: str
     words: dict[str, tuple[str | int, ...]]
     reach: dict[str, Reach] = field(default_factory=dict)
-    load: tuple[int, int] | None = None
+    load: Load | None = None
 
     @property
     def more_is_better(self) -> bool:
-        return self.load is not None
+        return self.load is not None and self.load.value == "rate"
 
 
 def micro(name: str, title: str, python: tuple, rust: tuple | None, times: float | None):
@@ -158,19 +188,43 @@ def micro(name: str, title: str, python: tuple, rust: tuple | None, times: float
     return Workload(name, title, "ns", words, reach)
 
 
+def server(
+    name: str,
+    title: str,
+    load: Load,
+    kind: str = "echo",
+    python: Reach | None = None,
+    rust: Reach | None = Reach(1, "tokio"),
+    limit: str = "echo",
+    unit: str = "requests/s",
+):
+    words: dict[str, tuple[str | int, ...]] = {"python": (kind,), "rust": (kind,)}
+    if limit:
+        words["limit"] = (limit,)
+    reach = {face: reach for face, reach in (("python", python), ("rust", rust)) if reach}
+    return Workload(name, title, unit, words, reach, load)
+
+
 def echo(name: str, title: str, size: int, connections: int, share: float | None):
-    words: dict[str, tuple[str | int, ...]] = {"python": ("echo",), "rust": ("echo",)}
-    reach = {"rust": Reach(1, "tokio")}
-    if share is not None:
-        reach["python"] = Reach(share, LIMIT)
-    return Workload(name, title, "requests/s", words, reach, (size, connections))
+    reach = None if share is None else Reach(share, LIMIT)
+    return server(name, title, Load("echo", size, connections), python=reach)
 
 
-def readline(name: str, title: str, size: int, connections: int, share: float):
-    words: dict[str, tuple[str | int, ...]] = {"python": ("readline",)}
-    reach = {"python": Reach(share, LIMIT)}
-    return Workload(name, title, "requests/s", words, reach, (size, connections))
+def lines(name: str, title: str, size: int, connections: int, share: float | None):
+    reach = None if share is None else Reach(share, LIMIT)
+    return server(name, title, Load("echo", size, connections), "lines", reach)
 
+
+def monitor(of: Workload):
+    """What the monitor costs in a workload of the Python face: ours against itself."""
+    title = f"{of.title}, with the monitor and without"
+    words = {"monitor": of.words["python"]}
+    if "limit" in of.words:
+        words["limit"] = of.words["limit"]
+    return Workload(f"monitor-{of.name}", title, of.unit, words, load=of.load)
+
+
+_FAIR = (("p50", "p50 µs"), ("flood", "flood MB/s"), ("late", "late µs"))
 
 # The last number of each Python micro loop is what it has to reach, in times the best peer;
 # that of an echo workload the share of the bare epoll server. None: no target is stated.
@@ -211,6 +265,13 @@ WORKLOADS = (
         4,
     ),
     micro(
+        "spawn-group",
+        "a task of a group of 100",
+        ("spawn_group", 100, 100_000),
+        None,
+        4,
+    ),
+    micro(
         "timeout",
         "a timeout around a call that does not wait",
         ("timeout", 100_000),
@@ -238,6 +299,55 @@ WORKLOADS = (
         ("sleepers", 300_000),
         None,
     ),
+    micro(
+        "queue-pingpong",
+        "a message between two tasks, each waits for the other",
+        ("queue_pingpong", 200_000),
+        ("queue_pingpong", 2_000_000),
+        4,
+    ),
+    micro(
+        "queue-bounded",
+        "an item through a queue of 100 places",
+        ("queue_bounded", 100, 200_000),
+        ("queue_bounded", 100, 5_000_000),
+        1.3,
+    ),
+    micro(
+        "lock-free",
+        "acquire and release a lock that is free",
+        ("lock_free", 500_000),
+        ("lock_free", 20_000_000),
+        2,
+    ),
+    micro(
+        "lock-contended",
+        "acquire a lock that 10 tasks want, and switch with it",
+        ("lock_contended", 10, 100_000),
+        ("lock_contended", 10, 2_000_000),
+        4,
+    ),
+    micro(
+        "event-wake",
+        "an event wakes one of 10 000 tasks",
+        ("event_wake", 10_000, 200_000),
+        ("event_wake", 10_000, 2_000_000),
+        3,
+    ),
+    micro("thread", "a call in a thread, and back", ("thread", 20_000), None, 2),
+    micro("process", "a call in a process, and back", ("process", 0, 10_000), None, 1),
+    micro("process-1m", "the same with 1 MiB", ("process", 1 << 20, 500), None, 1),
+    micro("process-100m", "the same with 100 MiB", ("process", 100 << 20, 10), None, 1),
+    micro("subprocess", "/bin/true started, and its end awaited", ("subprocess", 500), None, 1),
+    micro("universal-in", "an item from a thread to a task", ("universal_in", 200_000), None, 1),
+    micro("universal-out", "an item from a task to a thread", ("universal_out", 200_000), None, 1),
+    micro(
+        "universal-pingpong",
+        "an item from a task to a thread and back",
+        ("universal_pingpong", 20_000),
+        None,
+        1,
+    ),
     Workload(
         "memory",
         "memory of a sleeping task",
@@ -256,8 +366,52 @@ WORKLOADS = (
     echo("echo-100", "echo of 1 KiB, 100 connections", 1_024, 100, 0.95),
     echo("echo-1000", "echo of 1 KiB, 1 000 connections", 1_024, 1_000, 0.95),
     echo("echo-large", "echo of 100 KiB, 100 connections", 102_400, 100, None),
-    readline("readline-100", "a line of 1 KiB, 100 connections", 1_024, 100, 0.90),
-    readline("readline-large", "a line of 100 KiB, 100 connections", 102_400, 100, 0.85),
+    lines("lines-1", "echo of a line of 1 KiB, 1 connection", 1_024, 1, None),
+    lines("lines-100", "echo of a line of 1 KiB, 100 connections", 1_024, 100, 0.90),
+    lines("lines-1000", "echo of a line of 1 KiB, 1 000 connections", 1_024, 1_000, None),
+    lines("lines-large", "echo of a line of 100 KiB, 100 connections", 102_400, 100, 0.85),
+    server(
+        "tls-100",
+        "echo of 1 KiB over TLS, 100 connections",
+        Load("echo", 1_024, 100, ("--tls", "yes")),
+        "tls",
+        Reach(1),
+        limit="",
+    ),
+    server(
+        "churn",
+        "connect, echo of 64 bytes, close; 50 at a time",
+        Load("churn", 64, 50),
+        python=Reach(1, "uvloop"),
+        unit="connections/s",
+    ),
+    server(
+        "udp",
+        "echo of a datagram of 1 KiB, 100 sockets",
+        Load("udp", 1_024, 100),
+        "udp",
+        limit="udp",
+    ),
+    server(
+        "idle",
+        "memory of a connection that waits for a line, 10 000 of them",
+        Load("idle", 64, 10_000, value="bytes", columns=()),
+        "lines",
+        unit="bytes",
+    ),
+    server(
+        "fair",
+        "a request each 10 ms on 100 connections, beside one that floods",
+        Load("fair", 64, 100, value="p99", columns=_FAIR),
+        rust=None,
+        limit="",
+        unit="p99 µs",
+    ),
+)
+WORKLOADS += tuple(
+    monitor(workload)
+    for workload in WORKLOADS
+    if workload.name in ("switch-1", "switch-1000", "echo-100")
 )
 
 
@@ -397,18 +551,24 @@ def build() -> None:
 
 def command_of(runtime: Runtime, options: argparse.Namespace) -> list[str]:
     """The start of every command line of a runtime."""
-    if runtime.face != "python":
+    if not runtime.interpreted:
         return [str(BINARIES / runtime.program[0])]
-    python = options.python if runtime.ours else str(VENV / "bin" / "python")
+    ours = runtime.ours or runtime.face == "monitor"
+    python = options.python if ours else str(VENV / "bin" / "python")
     words = (str(PEERS / word) if word.endswith(".py") else word for word in runtime.program)
     return [python, *words]
+
+
+def make_certificate() -> None:
+    """What the TLS servers show; a new one each time."""
+    output([str(BINARIES / "load"), "certificate"])
 
 
 def probe(runtime: Runtime, options: argparse.Namespace) -> str:
     """The version of a runtime; a failure if it cannot run."""
     command = command_of(runtime, options)
     if not shutil.which(command[0]):
-        what = "interpreter" if runtime.face == "python" else "program"
+        what = "interpreter" if runtime.interpreted else "program"
         raise Failed(f"there is no {what} {os.path.relpath(command[0])}")
     if runtime.face == "limit":
         return "one thread, edge-triggered"
@@ -444,10 +604,10 @@ def entries(workload: Workload, runtimes: list[Runtime]) -> list[Entry]:
             if words := workload.words.get(runtime.face):
                 rows.append(Entry(runtime.name, runtime, words))
             continue
-        kind = "echo" if runtime.face == "limit" else workload.words.get(runtime.face, ("",))[0]
+        kind = str(workload.words.get(runtime.face, ("",))[0])
         for server in runtime.servers:
-            if kind and server.startswith(str(kind)):
-                variant = server.removeprefix("echo").removeprefix("_")
+            if kind and server.startswith(kind):
+                variant = server.removeprefix(kind).removeprefix("_")
                 label = f"{runtime.name} {variant}".strip()
                 rows.append(Entry(label, runtime, (server,)))
     return rows
@@ -488,25 +648,30 @@ def measure_start(entry: Entry, options: argparse.Namespace) -> Sample:
 
 
 def measure_server(workload: Workload, entry: Entry, options: argparse.Namespace) -> Sample:
-    """Requests a second, with the server on one core and the load on another."""
-    assert workload.load is not None
-    size, connections = workload.load
-    buffer = 65_536 if size <= 65_536 else 131_072
+    """What the load generator measures, with the server on one core and the load on another."""
+    load = workload.load
+    assert load is not None
+    # What waits should not keep more than its runtime's users ask for.
+    buffer = 8_192 if load.mode == "idle" else 65_536 if load.size <= 65_536 else 131_072
+    connections = load.connections
+    if options.quick and load.mode == "idle":
+        connections //= 10
     seconds, warmup = (0.2, 0.05) if options.quick else (options.seconds, 0.5)
-    load = [str(BINARIES / "load"), "--connections", str(connections), "--size", str(size)]
-    load += ["--seconds", str(seconds), "--warmup", str(warmup)]
+    generator = [str(BINARIES / "load"), load.mode, *load.more, "--connections", str(connections)]
+    generator += ["--size", str(load.size), "--seconds", str(seconds), "--warmup", str(warmup)]
     command = [*command_of(entry.runtime, options), *map(str, entry.words), str(buffer)]
     with child(command, core=0) as server:
         port = wait_for_port(server)
         before = processor_time(server.pid)
-        line = last_json(output([*load, "--addr", f"127.0.0.1:{port}"], core=1, patience=60))
+        generator += ["--addr", f"127.0.0.1:{port}", "--pid", str(server.pid)]
+        line = last_json(output(generator, core=1, patience=60))
         if server.poll() is not None:
             raise Failed("the server ended")
         used = processor_time(server.pid) - before
         if line["errors"] or not line["requests"]:
             raise Failed(f"{line['errors']} connections failed, {line['requests']} requests done")
-    cpu = used / line["total"] * 1e6
-    return {"value": line["rate"], "p50": line["p50"], "p99": line["p99"], "cpu": cpu}
+    line["cpu"] = used / line.get("total", line["requests"]) * 1e6
+    return {"value": line[load.value]} | {key: line[key] for key, _ in load.columns}
 
 
 @dataclass
@@ -549,7 +714,13 @@ class Outcome:
         if reach.against == "best":
             rival = self.measured(face, ours=False)[:1]
         else:
-            rival = [reach.against] if self.rounds.get(reach.against) else []
+            # The best of its rows: asyncio's kin have several.
+            rival = [
+                row
+                for each in ("limit", face)
+                for row in self.measured(each)
+                if self.rows[row].runtime.name == reach.against
+            ][:1]
         return self.times(label, self.median(rival[0])) / reach.value if rival else None
 
 
@@ -599,12 +770,13 @@ def ratio(value: float | None) -> str:
 def table(outcome: Outcome) -> str:
     """A workload's table: each face under the limit, the best rows first."""
     workload = outcome.workload
-    header = ["", workload.unit, "min..max", "best peer", "target"]
+    rival = "without" if "monitor" in workload.words else "best peer"
+    header = ["", workload.unit, "min..max", rival, "target"]
     if workload.load is not None:
-        header += [LIMIT, "cpu µs", "p50 µs", "p99 µs"]
+        header += [LIMIT, *(heading for _, heading in workload.load.columns)]
     lines = [header]
     limit = outcome.measured("limit")
-    for face in ("limit", "rust", "python"):
+    for face in ("limit", "rust", "python", "monitor"):
         best = outcome.measured(face, ours=False)[:1]
         for label in outcome.measured(face):
             values = [sample["value"] for sample in outcome.rounds[label]]
@@ -619,7 +791,7 @@ def table(outcome: Outcome) -> str:
             if workload.load is not None:
                 of_limit = outcome.times(label, outcome.median(limit[0])) if limit else None
                 row.append(ratio(of_limit))
-                row += [number(outcome.median(label, key)) for key in ("cpu", "p50", "p99")]
+                row += [number(outcome.median(label, key)) for key, _ in workload.load.columns]
             lines.append(row)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [f"\n{workload.name}: {workload.title}"]
@@ -640,7 +812,8 @@ def verdicts(
         if face not in outcome.workload.words:
             continue
         reach = outcome.workload.reach.get(face)
-        target = f"target {reach}" if reach else "no target; the best peer"
+        rival = "ours without it" if face == "monitor" else "the best peer"
+        target = f"target {reach}" if reach else f"no target; {rival}"
         verdict: dict[str, Any] = {"face": face, "target": target, "part": None}
         ours = outcome.measured(face, ours=True)[:1]
         peers = outcome.measured(face, ours=False)[:1]
@@ -723,7 +896,7 @@ def parse() -> argparse.Namespace:
     add("--only", metavar="NAMES", default="", help="workloads whose names start so, by comma")
     add("--peers", metavar="NAMES", default="", help="only these peers, by comma")
     add("--rust", action="store_true", help="only the Rust face")
-    add("--python-face", action="store_true", help="only the Python face")
+    add("--python-face", action="store_true", help="only the Python face, and the monitor")
     add("--rounds", type=int, metavar="N", help="default: 5, and 3 for servers")
     add("--seconds", type=float, default=2.0, help="of load on a server, in a round")
     add("--python", metavar="PATH", help="the interpreter with the new package")
@@ -735,7 +908,11 @@ def parse() -> argparse.Namespace:
     both = options.rust == options.python_face
     options.faces = tuple(
         face
-        for face, wanted in (("rust", options.rust), ("python", options.python_face))
+        for face, wanted in (
+            ("rust", options.rust),
+            ("python", options.python_face),
+            ("monitor", options.python_face),
+        )
         if wanted or both
     )
     names = {runtime.name for runtime in RUNTIMES}
@@ -763,6 +940,7 @@ def main() -> None:
     ]
     if any(w.load is not None for w in workloads) or "rust" in options.faces:
         build()
+        make_certificate()
     if "python" in options.faces:
         make_peers(options.peers_python)
 
@@ -772,7 +950,10 @@ def main() -> None:
     runtimes = []
     for runtime in RUNTIMES:
         peer = runtime.face in options.faces and (
-            runtime.ours or not options.peers or runtime.name in options.peers
+            runtime.ours
+            or runtime.face == "monitor"
+            or not options.peers
+            or runtime.name in options.peers
         )
         if not peer and runtime.face != "limit":
             continue
@@ -794,13 +975,16 @@ def main() -> None:
     summary = []
     try:
         for workload in workloads:
+            if "monitor" in workload.words and WATCHED in missing:
+                summary.append(f"  {workload.name:19}  left out: {missing[WATCHED]}")
+                continue
             outcome = run_workload(workload, runtimes, options)
             verdict = verdicts(outcome, options.faces, missing)
             report["workloads"][workload.name] = as_json(outcome, verdict)
             print(table(outcome))
             for each in verdict:
                 print("  " + verdict_line(each), flush=True)
-                summary.append(f"  {workload.name:14}  {verdict_line(each)}")
+                summary.append(f"  {workload.name:19}  {verdict_line(each)}")
     finally:
         # What was measured before an interruption is worth keeping.
         if report["workloads"]:

@@ -18,7 +18,9 @@ from programs import Program
 PATIENCE = 60
 
 # The tutorial's programs run at their real speed, one after the other.
-SLOW = {"test_tutorial.py": 300, "test_examples.py": 300, "test_docs.py": 300}
+SLOW = dict.fromkeys(
+    ("test_tutorial.py", "test_tutorial_workers.py", "test_examples.py", "test_docs.py"), 300
+)
 
 _terminal = None
 

@@ -12,6 +12,7 @@ all together more than a few bytes an operation. Ends with status 1 if one has.
 import ctypes
 import gc
 import os
+import signal
 import socket
 import sys
 import time
@@ -289,6 +290,231 @@ async def sockets_closed_under_a_reader(count):
         await right.close()
 
 
+async def events_set(count):
+    event, answer = curio.Event(), curio.Event()
+
+    async def answers():
+        while True:
+            await event.wait()
+            event.clear()
+            await answer.set()
+
+    await curio.spawn(answers, daemon=True)
+    for _ in range(count):
+        await event.set()
+        await answer.wait()
+        answer.clear()
+
+
+async def locks_taken_in_turns(count):
+    locks = [curio.Lock(), curio.RLock(), curio.Semaphore(1), curio.BoundedSemaphore(1)]
+
+    async def takes(count):
+        for n in range(count):
+            async with locks[n % 4]:
+                await curio.sleep(0)
+
+    tasks = [await curio.spawn(takes, count // 3) for _ in range(3)]
+    for task in tasks:
+        await task.join()
+
+
+async def rlocks_taken_again(count):
+    lock = curio.RLock()
+    for _ in range(count):
+        async with lock, lock:
+            await lock.acquire()
+            await lock.release()
+
+
+async def locks_given_up(count):
+    locks = [curio.Lock(), curio.RLock(), curio.Semaphore(1), curio.Condition()]
+
+    async def holds():
+        for lock in locks:
+            await lock.acquire()
+        await forever()
+
+    await curio.spawn(holds(), daemon=True)
+    for n in range(count):
+        async with curio.ignore_after(0):
+            await locks[n % 4].acquire()
+        task = await curio.spawn(locks[n % 4].acquire())
+        await task.cancel()
+
+
+async def locks_released_in_vain(count):
+    """What a task is handed that has been cancelled already, goes on to the next."""
+    lock = curio.Lock()
+    for _ in range(count):
+        await lock.acquire()
+        first = await curio.spawn(lock.acquire())
+        second = await curio.spawn(lock.acquire())
+        await first.cancel(blocking=False)
+        await lock.release()
+        await second.join()
+        await lock.release()
+
+
+async def locks_not_held(count):
+    lock, condition = curio.RLock(), curio.Condition()
+    for _ in range(count):
+        for wrong in (lock.release, condition.wait, condition.notify):
+            try:
+                await wrong()
+            except RuntimeError:
+                pass
+
+
+async def conditions_notified(count):
+    condition = curio.Condition(curio.RLock())
+    items = []
+
+    async def consumer():
+        while True:
+            async with condition:
+                await condition.wait_for(lambda: items)
+                items.pop()
+
+    for _ in range(3):
+        await curio.spawn(consumer, daemon=True)
+    for n in range(count):
+        async with condition:
+            items.append(n)
+            await condition.notify(1 + n % 2)
+        await curio.sleep(0)
+
+
+async def conditions_given_up(count):
+    condition = curio.Condition()
+
+    async def waits():
+        async with condition:
+            await condition.wait()
+
+    for n in range(count):
+        task = await curio.spawn(waits())
+        if n % 2:
+            async with condition:
+                await task.cancel(blocking=False)
+                await condition.notify()
+        await task.cancel()
+        async with curio.ignore_after(0):
+            await waits()
+
+
+async def results_unwrapped(count):
+    failed = curio.Result()
+    await failed.set_exception(Oops("one for all"))
+    for _ in range(count):
+        result = curio.Result()
+        task = await curio.spawn(result.unwrap())
+        await result.set_value("value")
+        await task.join()
+        try:
+            await failed.unwrap()
+        except Oops:
+            pass
+
+
+async def primitives_made(count):
+    for _ in range(count):
+        lock = curio.RLock()
+        curio.Event(), curio.Semaphore(2), curio.Condition(lock), curio.Condition()
+        curio.Queue(2), curio.PriorityQueue(), curio.SignalSet(signal.SIGUSR1)
+        repr(lock), lock.statistics()
+
+
+async def items_through_queues(count):
+    queues = [curio.Queue(2), curio.PriorityQueue(2), curio.LifoQueue()]
+
+    async def consumer(queue):
+        while True:
+            await queue.get()
+            await queue.task_done()
+
+    for queue in queues:
+        await curio.spawn(consumer, queue, daemon=True)
+    for n in range(count):
+        await queues[n % 3].put((n, "item"))
+        if n % 10 == 0:
+            for queue in queues:
+                await queue.join()
+
+
+async def queues_given_up(count):
+    full, empty = curio.Queue(1), curio.LifoQueue()
+    await full.put("item")
+    for _ in range(count):
+        for operation in (lambda: full.put([1]), full.join, empty.get):
+            async with curio.ignore_after(0):
+                await operation()
+            task = await curio.spawn(operation())
+            await task.cancel()
+
+
+async def comparisons_that_fail(count):
+    queue = curio.PriorityQueue(3)
+    await queue.put(1)
+    for _ in range(count):
+        try:
+            await queue.put("text")
+        except TypeError:
+            pass
+
+
+async def cycles_through_queues(count):
+    """queue → item → task → coroutine → queue, and put → item → put: for the collector."""
+
+    class Box(list):
+        pass
+
+    async def gets(queue):
+        await queue.get()
+        return queue
+
+    for n in range(count):
+        queue = curio.Queue(2)
+        task = await curio.spawn(gets(queue))
+        box = Box([queue, task])
+        await queue.put(box)
+        await queue.put(box)
+        await task.join()
+        box.append(queue.put(box))
+        box.append(queue.get())
+        full = curio.Queue(1)
+        await full.put(box)
+        box.append(full.put(box))
+        box[-1].send(None)
+        del queue, task, box, full
+        if n % 1000 == 0:
+            gc.collect()
+            await curio.sleep(0)
+
+
+async def signals_taken(count):
+    signals = curio.SignalSet(signal.SIGUSR1, signal.SIGUSR2)
+    async with signals:
+        for _ in range(count):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await signals.wait()
+
+
+async def sets_entered_and_given_up(count):
+    signals = curio.SignalSet(signal.SIGUSR1)
+    for _ in range(count):
+        async with signals, curio.SignalSet(signal.SIGUSR1, signal.SIGUSR2) as others:
+            async with curio.ignore_after(0):
+                await others.wait()
+        async with curio.ignore_after(0):
+            await signals.wait()
+        task = await curio.spawn(signals.wait())
+        await curio.sleep(0)
+        await task.cancel()
+        with signals.ignore():
+            pass
+
+
 def kernels(count):
     for _ in range(count):
         curio.run(nothing)
@@ -318,6 +544,45 @@ def kernels_dropped(count):
         kernel.run()
         kernel.add_task(forever)
         del kernel, tasks
+
+
+def kernels_dropped_while_tasks_wait(count):
+    """For primitives that outlive them, and such that do not."""
+    lock, event, queue = curio.Lock(), curio.Event(), curio.Queue(1)
+    condition, signals = curio.Condition(), curio.SignalSet(signal.SIGUSR1)
+
+    async def enters():
+        async with lock:
+            await queue.put([queue])
+            await queue.put([queue])
+
+    async def waits():
+        async with condition:
+            await condition.wait()
+
+    async def watches():
+        async with signals:
+            await signals.wait()
+
+    async def own():
+        own = curio.Queue()
+        await own.put([own, await curio.current_task()])
+        await own.join()
+
+    for n in range(count):
+        kernel = curio.Kernel()
+        for task in (enters, enters, waits, waits, event.wait, watches, own):
+            kernel.add_task(task, daemon=True)
+        kernel.run(curio.sleep, 0)
+        if n % 2:
+            kernel.shutdown()
+        else:
+            del kernel
+            gc.collect()
+        if lock.locked():
+            curio.run(lock.release)
+        while not queue.empty():
+            curio.run(queue.get)
 
 
 def kernels_shut_down(count):
@@ -351,6 +616,24 @@ def fatal_exits(count):
     kernel.shutdown()
 
 
+async def calls_in_threads(count):
+    for _ in range(count):
+        await curio.run_in_thread(int)
+
+
+async def calls_in_processes(count):
+    for n in range(count):
+        await curio.run_in_process(len, bytes(n * 7 % 1000))
+
+
+async def calls_in_processes_that_fail(count):
+    for _ in range(count):
+        try:
+            await curio.run_in_process(int, "x")
+        except ValueError:
+            pass
+
+
 LOOPS = {
     switches: 1,
     tasks_of_functions: 1,
@@ -358,6 +641,9 @@ LOOPS = {
     tasks_at_once: 1,
     tasks_that_fail: 5,
     tasks_cancelled: 3,
+    calls_in_threads: 50,
+    calls_in_processes: 100,
+    calls_in_processes_that_fail: 200,
     tasks_cancelled_with_an_exception: 3,
     children_cancelled: 3,
     timeouts_in_time: 2,
@@ -371,12 +657,29 @@ LOOPS = {
     ops_that_fail: 10,
     foreign_awaitables: 5,
     cycles_through_ops: 20,
+    events_set: 5,
+    locks_taken_in_turns: 2,
+    rlocks_taken_again: 2,
+    locks_given_up: 5,
+    locks_released_in_vain: 10,
+    locks_not_held: 20,
+    conditions_notified: 5,
+    conditions_given_up: 10,
+    results_unwrapped: 10,
+    primitives_made: 10,
+    items_through_queues: 2,
+    queues_given_up: 20,
+    comparisons_that_fail: 5,
+    cycles_through_queues: 20,
+    signals_taken: 10,
+    sets_entered_and_given_up: 50,
     socket_pairs: 20,
     socket_data: 5,
     socket_waits_given_up: 5,
     sockets_closed_under_a_reader: 20,
     kernels: 100,
     kernels_dropped: 500,
+    kernels_dropped_while_tasks_wait: 1000,
     kernels_shut_down: 200,
     fatal_exits: 10,
 }

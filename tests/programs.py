@@ -26,10 +26,17 @@ PATIENCE = 60.0
 class Program:
     """A Python program, running from the moment it is made."""
 
-    def __init__(self, *arguments: str | Path, cwd: str | Path | None = None):
+    def __init__(
+        self,
+        *arguments: str | Path,
+        cwd: str | Path | None = None,
+        environment: dict[str, str] | None = None,
+    ):
         self._out = tempfile.TemporaryFile()
         self._err = tempfile.TemporaryFile()
-        environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1")
+        environment = dict(
+            environment or os.environ, PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1"
+        )
         # A test run in the background ignores SIGINT, and what is ignored stays so in
         # the child: Ctrl-C would do nothing there. A handler becomes the default again.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,17 +2,25 @@
 
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 
 import pytest
-from programs import ROOT, Program, echoed, free_port, hang_up, vanish
+from programs import PATIENCE, ROOT, Program, echoed, free_port, hang_up, vanish
 
 EXAMPLES = ROOT / "examples"
 
 
 def test_each_example_is_tested_and_says_how_to_start_it():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"demo.py", "echo.py", "echo_server.py", "family.py", "hello.py"}
+    here = {"deadlock.py", "demo.py", "echo.py", "echo_server.py", "family.py", "hello.py"}
+    # These are in test_protocols.py.
+    protocols = {"http_server.py", "http_client.py", "http2_server.py", "websocket_echo.py"}
+    assert names == here | protocols | {"chat.py", "cluster.py", "tls_echo.py", "udp_echo.py"}
     for name in names:
         text = (EXAMPLES / name).read_text()
         assert text.startswith('"""'), name
@@ -96,3 +104,75 @@ def test_demo_ends_by_ctrl_c_with_its_clients():
         os.kill(program.process.pid, signal.SIGINT)
         assert program.wait(10) == 130, program.report()
         assert "Traceback" not in program.errors, program.report()
+
+
+def test_deadlock(tmp_path):
+    environment = {**os.environ, "XDG_RUNTIME_DIR": tempfile.mkdtemp(dir="/tmp")}
+    with Program(EXAMPLES / "deadlock.py", environment=environment) as program:
+        command = [sys.executable, "-m", "curio.monitor"]
+        deadline = time.monotonic() + PATIENCE
+        while "Deadlock" not in (said := ask(command, "deadlock\n", environment)):
+            assert time.monotonic() < deadline, program.report()
+        assert (
+            "Deadlock: task 3 (locker) waits for Lock 2, held by task 4 (writer), "
+            "which waits for Lock 1, held by task 3 (locker)\n"
+        ) in said
+        ask(command, "cancel 4\n", environment)
+        program.succeed()
+    shutil.rmtree(environment["XDG_RUNTIME_DIR"])
+
+
+def ask(command, line, environment):
+    asked = subprocess.run(command, input=line, capture_output=True, text=True, env=environment)
+    return asked.stdout
+
+
+def test_chat():
+    with Program(EXAMPLES / "chat.py", "0") as program:
+        program.wait_for("Chatting at ('127.0.0.1', ")
+        port = int(re.search(r"(\d+)\)", program.output)[1])
+        with program.connect(port) as one, one.makefile("rb") as heard:
+            with program.connect(port) as other:
+                name = "{}:{}".format(*other.getsockname()).encode()
+                assert heard.readline() == name + b": has come\n"
+                other.sendall(b"Hello\nHow are you?\n")
+                assert heard.readline() == name + b": Hello\n"
+                assert heard.readline() == name + b": How are you?\n"
+                one.sendall(b"Fine\n")
+                assert other.recv(100).endswith(b": Fine\n")
+            assert heard.readline() == name + b": has left\n"
+            vanish(program.connect(port))
+            assert heard.readline().endswith(b": has come\n")
+            assert heard.readline().endswith(b": has left\n")
+        program.process.send_signal(signal.SIGINT)
+        program.succeed()
+
+
+def test_udp_echo():
+    with Program(EXAMPLES / "udp_echo.py") as program:
+        program.succeed()
+        assert program.lines == [
+            "Server: lost b'Hello'",
+            "Client: no answer to attempt 1",
+            "Client: got b'Hello'",
+        ]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_tls_echo(tmp_path):
+    # As its header says.
+    text = (EXAMPLES / "tls_echo.py").read_text()
+    command = re.search(r"openssl .*?localhost$", text, re.S | re.M)[0].replace("\\", "")
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    with Program(EXAMPLES / "tls_echo.py", "cert.pem", "key.pem", cwd=tmp_path) as program:
+        program.succeed()
+        assert program.lines == ["Talking TLSv1.3", "Echo: b'Hello\\n'"]
+
+
+def test_cluster():
+    pytest.importorskip("distributed", reason="distributed (Dask) is not installed")
+    with Program(EXAMPLES / "cluster.py") as program:
+        program.succeed()
+        results = [line for line in program.lines if line.startswith("fib")]
+        assert results[0] == "fib(20) = 6765" and results[7] == "fib(27) = 196418"
+        assert results[8:] == ["fib(70) was given up"]

@@ -22,28 +22,59 @@ import pytest
 from curio.io import Socket
 
 FUNCTIONS = [
+    curio.anext,
+    curio.block_in_thread,
     curio.check_cancellation,
     curio.clock,
     curio.current_task,
+    curio.gather,
+    curio.open_connection,
+    curio.open_unix_connection,
+    curio.run_in_executor,
+    curio.run_in_process,
+    curio.run_in_thread,
     curio.run_server,
+    curio.run_unix_server,
+    curio.schedule,
     curio.set_cancellation,
     curio.sleep,
     curio.spawn,
+    curio.spawn_thread,
+    curio.tcp_server,
+    curio.unix_server,
+    curio.wake_at,
     curio.Task.cancel,
     curio.Task.cancel_children,
+    curio.Task.interrupt,
     curio.Task.join,
     curio.Task.wait,
     Socket.accept,
     Socket.close,
     Socket.connect,
     Socket.connect_ex,
+    Socket.do_handshake,
     Socket.recv,
+    Socket.recv_into,
+    Socket.recvfrom,
+    Socket.recvfrom_into,
+    Socket.recvmsg,
+    Socket.recvmsg_into,
     Socket.send,
     Socket.sendall,
+    Socket.sendmsg,
+    Socket.sendto,
     Socket.shutdown,
 ]
 # Those that are a coroutine or a block, as their arguments want it.
-DUAL = [curio.disable_cancellation, curio.ignore_after, curio.stop_after, curio.timeout_after]
+DUAL = [
+    curio.disable_cancellation,
+    curio.enable_cancellation,
+    curio.ignore_after,
+    curio.ignore_at,
+    curio.stop_after,
+    curio.timeout_after,
+    curio.timeout_at,
+]
 
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__qualname__)
 every_one = pytest.mark.parametrize("function", FUNCTIONS + DUAL, ids=lambda f: f.__qualname__)
@@ -105,7 +136,7 @@ def test_has_signature_and_help(function):
     text = pydoc.plain(pydoc.render_doc(function))
     assert function.__name__ in text
     assert function.__doc__ and function.__doc__.splitlines()[0] in text
-    assert function.__module__.startswith("curio.")
+    assert function.__module__.startswith("curio")
     assert inspect.getsource(function)
 
 
@@ -758,3 +789,15 @@ def test_exception_groups_pass_through(kernel):
 
     with pytest.raises(ExceptionGroup, match="several"):  # noqa: F821
         kernel.run(curio.timeout_after, 10, fails)
+
+
+def test_interrupted_between_call_and_await():
+    """T73: Ctrl-C has come before the await could; that is no forgotten await."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(KeyboardInterrupt):
+            [curio.sleep(1), interrupt()]

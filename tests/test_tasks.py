@@ -1099,7 +1099,7 @@ def test_two_tasks_may_cancel_each_other(kernel):
     """T8: each ends by the other's request, and neither waits for ever."""
 
     async def cancels(box):
-        await curio.sleep(0.001)
+        await go.wait()
         await box[0].cancel()
 
     async def main():
@@ -1107,11 +1107,13 @@ def test_two_tasks_may_cancel_each_other(kernel):
         first = await curio.spawn(cancels(box))
         second = await curio.spawn(cancels([first]))
         box.append(second)
+        await go.set()
         async with curio.timeout_after(10):
             await first.wait()
             await second.wait()
         return first.cancelled, second.cancelled
 
+    go = curio.Event()
     assert kernel.run(main) == (True, True)
 
 

@@ -1,11 +1,13 @@
 """The tutorial's programs, unchanged and at their real speed, print what it says.
 
-The files in tests/tutorial are the programs of "Getting Started", "Tasks" (without the
-monitor's session) and "A Simple Echo Server" as a reader types them in. Those that only
-wait are started together and take as long as the longest, some 25 seconds. The echo
-servers insist on port 25000, so they come one after the other.
+The files in tests/tutorial are the programs of "Getting Started", "Tasks", "Task
+Synchronization", "Signals" (without the monitor's sessions), "A Simple Echo Server" and
+"Intertask Communication" as a reader types them in. Those that only wait are started together
+and take as long as the longest, some 30 seconds. The echo servers insist on port 25000, so
+they come one after the other.
 """
 
+import signal
 import time
 from pathlib import Path
 
@@ -15,22 +17,34 @@ from programs import Program, echoed, hang_up, vanish, wait_until_free
 PROGRAMS = Path(__file__).parent / "tutorial"
 PORT = 25000
 
+BUILDING = "Building the Millenium Falcon in Minecraft"
 COUNTDOWN = [f"T-minus {n}" for n in range(10, 0, -1)]
-UNTIL_WE_LEAVE = [
-    "Building the Millenium Falcon in Minecraft",
-    "Let's go",
-    *COUNTDOWN,
-    "We're leaving!",
-]
+UNTIL_WE_LEAVE = [BUILDING, "Let's go", *COUNTDOWN, "We're leaving!"]
+NAGGING = ["Can I play?", "Wha!?!"] * 4 + ["Can I play?", "Yes, go play", BUILDING]
+AND_HOME = ["Let's go", *COUNTDOWN, "We're leaving!", "I warned you!", "Fine. Saving my work."]
+
+WAITING = ["countdown", "hangs", "warned", "saves_work", "event", "nags", "signals", "prodcons"]
 
 
 @pytest.fixture(scope="module")
 def running():
-    names = ["countdown", "hangs", "warned", "saves_work"]
-    programs = {name: Program(PROGRAMS / f"{name}.py") for name in names}
+    programs = {name: Program(PROGRAMS / f"{name}.py") for name in WAITING}
     yield programs
     for program in programs.values():
         program.close()
+
+
+# The first, for it needs us before it can go on.
+def test_the_kid_plays_until_a_signal(running):
+    program = running["signals"]
+    program.wait_for(BUILDING)
+    time.sleep(1)
+    assert program.process.poll() is None, program.report()
+    expected = [f"Parent PID {program.process.pid}", *NAGGING]
+    assert program.lines == expected
+    program.process.send_signal(signal.SIGHUP)
+    program.succeed()
+    assert program.lines == [*expected, *AND_HOME, "Leaving!"]
 
 
 def test_countdown(running):
@@ -60,6 +74,29 @@ def test_the_cancelled_kid_saves_its_work(running):
         "Fine. Saving my work.",
         "Leaving!",
     ]
+
+
+def test_the_kid_waits_for_permission(running):
+    running["event"].succeed()
+    assert running["event"].lines == [
+        "Can I play?",
+        "Yes, go play",
+        BUILDING,
+        *AND_HOME,
+        "Leaving!",
+    ]
+
+
+def test_the_kid_nags(running):
+    """Exactly four times: the parent's five seconds end before the kid's fifth."""
+    running["nags"].succeed()
+    assert running["nags"].lines == [*NAGGING, *AND_HOME, "Leaving!"]
+
+
+def test_producer_and_consumer(running):
+    running["prodcons"].succeed()
+    words = [f"Consumer got {number}" for number in range(10)]
+    assert running["prodcons"].lines == [*words, "Producer done"]
 
 
 @pytest.fixture(params=["echo_sockets", "echo_run_server"])

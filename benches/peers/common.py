@@ -18,9 +18,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 clock = time.perf_counter_ns
 cpu_clock = time.process_time_ns
+
+# What the TLS servers show; the load generator makes it.
+_TLS = Path(__file__).resolve().parent.parent / "target" / "tls"
+CERTIFICATE = (str(_TLS / "cert.pem"), str(_TLS / "key.pem"))
 
 FAR = 1_000.0  # seconds: longer than any benchmark runs
 
@@ -53,6 +59,21 @@ def listener(factory: Callable[..., socket.socket] = socket.socket) -> socket.so
     sock.listen(4096)
     print("PORT", sock.getsockname()[1], flush=True)
     return sock
+
+
+def datagrams(factory: Callable[..., socket.socket] = socket.socket) -> socket.socket:
+    """A socket for datagrams, told in the same way, with room for those that the load sends."""
+    sock = factory(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    sock.bind(("127.0.0.1", 0))
+    print("PORT", sock.getsockname()[1], flush=True)
+    return sock
+
+
+def certified(context: Any) -> Any:
+    """A TLS server's context, of the standard library or like it, with the certificate in it."""
+    context.load_cert_chain(*CERTIFICATE)
+    return context
 
 
 def version(package: str | None = None) -> dict[str, str]:

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import gevent
-from common import FAR, clock, cpu_clock, listener, main, per, resident, stagger, version
+from common import (
+    FAR,
+    certified,
+    clock,
+    cpu_clock,
+    datagrams,
+    listener,
+    main,
+    per,
+    resident,
+    stagger,
+    version,
+)
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+from gevent.pool import Group
+from gevent.queue import Queue
 
 
 def nothing() -> None:
@@ -47,6 +62,16 @@ def spawn_many(count: int = 200_000) -> dict[str, float]:
     return per(clock() - start, count)
 
 
+def spawn_group(size: int = 100, count: int = 200_000) -> dict[str, float]:
+    start = clock()
+    for _ in range(count // size):
+        group = Group()
+        for _ in range(size):
+            group.spawn(nothing)
+        group.join()
+    return per(clock() - start, count)
+
+
 def timeout(count: int = 200_000) -> dict[str, float]:
     start = clock()
     for _ in range(count):
@@ -78,6 +103,108 @@ def sleepers(count: int = 100_000) -> dict[str, float]:
     return per(cpu_clock() - start, count)
 
 
+def queue_pingpong(count: int = 200_000) -> dict[str, float]:
+    there = Queue()
+    back = Queue()
+
+    def other() -> None:
+        for _ in range(count // 2):
+            back.put(there.get())
+
+    handle = gevent.spawn(other)
+    start = clock()
+    for i in range(count // 2):
+        there.put(i)
+        back.get()
+    elapsed = clock() - start
+    handle.join()
+    return per(elapsed, count // 2 * 2)
+
+
+def queue_bounded(size: int = 100, count: int = 200_000) -> dict[str, float]:
+    queue = Queue(size)
+
+    def produce() -> None:
+        for i in range(count):
+            queue.put(i)
+
+    handle = gevent.spawn(produce)
+    start = clock()
+    for _ in range(count):
+        queue.get()
+    elapsed = clock() - start
+    handle.join()
+    return per(elapsed, count)
+
+
+def lock_free(count: int = 500_000) -> dict[str, float]:
+    lock = BoundedSemaphore(1)
+    start = clock()
+    for _ in range(count):
+        with lock:
+            pass
+    return per(clock() - start, count)
+
+
+def lock_contended(tasks: int = 10, count: int = 100_000) -> dict[str, float]:
+    rounds = count // tasks
+    lock = BoundedSemaphore(1)
+    stop = 0
+
+    def worker() -> None:
+        nonlocal stop
+        for _ in range(rounds):
+            with lock:
+                gevent.sleep(0)
+        stop = clock()
+
+    handles = [gevent.spawn(worker) for _ in range(tasks)]
+    start = clock()
+    for handle in handles:
+        handle.join()
+    return per(stop - start, rounds * tasks)
+
+
+def event_wake(tasks: int = 10_000, count: int = 200_000) -> dict[str, float]:
+    def once() -> int:
+        event = Event()
+        woken = stop = 0
+
+        def waiter() -> None:
+            nonlocal woken, stop
+            event.wait()
+            woken += 1
+            if woken == tasks:
+                stop = clock()
+
+        handles = [gevent.spawn(waiter) for _ in range(tasks)]
+        gevent.sleep(0)
+        start = clock()
+        event.set()
+        for handle in handles:
+            handle.join()
+        return stop - start
+
+    rounds = count // tasks
+    return per(sum([once() for _ in range(rounds)]), rounds * tasks)
+
+
+def thread(count: int = 20_000) -> dict[str, float]:
+    start = clock()
+    for _ in range(count):
+        gevent.get_hub().threadpool.apply(int)
+    return per(clock() - start, count)
+
+
+def subprocess(count: int = 500) -> dict[str, float]:
+    from gevent.subprocess import call
+
+    start = clock()
+    for _ in range(count):
+        call(["/bin/true"])
+    return per(clock() - start, count)
+
+
 def memory(count: int = 100_000) -> dict[str, float]:
     handles = []
     before = resident()
@@ -98,7 +225,7 @@ def echo_sock(buffer: int = 65_536) -> None:
     StreamServer(listener(socket.socket), serve).serve_forever()
 
 
-def readline(buffer: int = 65_536) -> None:
+def lines(buffer: int = 65_536) -> None:
     from gevent import socket
     from gevent.server import StreamServer
 
@@ -107,6 +234,28 @@ def readline(buffer: int = 65_536) -> None:
             client.sendall(line)
 
     StreamServer(listener(socket.socket), serve).serve_forever()
+
+
+def tls_sock(buffer: int = 65_536) -> None:
+    from gevent import socket, ssl
+    from gevent.server import StreamServer
+
+    def serve(client, address) -> None:
+        while data := client.recv(buffer):
+            client.sendall(data)
+
+    # `create_default_context` is the standard library's here too, and so is what it makes.
+    context = certified(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    StreamServer(listener(socket.socket), serve, ssl_context=context).serve_forever()
+
+
+def udp_sock(buffer: int = 65_536) -> None:
+    from gevent import socket
+
+    sock = datagrams(socket.socket)
+    while True:
+        data, address = sock.recvfrom(buffer)
+        sock.sendto(data, address)
 
 
 def tell_version() -> dict[str, str]:
@@ -118,7 +267,25 @@ def run(function, *numbers: int) -> object:
 
 
 if __name__ == "__main__":
-    workloads = (switch, spawn_join, spawn_many, timeout, timeout_block, cancel, sleepers)
-    servers = (echo_sock, readline)
+    workloads = (
+        switch,
+        spawn_join,
+        spawn_many,
+        spawn_group,
+        timeout,
+        timeout_block,
+        cancel,
+        sleepers,
+    )
+    sync = (
+        queue_pingpong,
+        queue_bounded,
+        lock_free,
+        lock_contended,
+        event_wake,
+        thread,
+        subprocess,
+    )
+    servers = (echo_sock, lines, tls_sock, udp_sock)
     others = {"memory": memory, "version": tell_version}
-    main({work.__name__: work for work in workloads + servers} | others, run)
+    main({work.__name__: work for work in workloads + sync + servers} | others, run)

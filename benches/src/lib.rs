@@ -3,11 +3,15 @@
 //! loops of the same shape for every runtime.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::time::{ClockId, clock_gettime};
+
+pub mod tls;
 
 /// Longer than any benchmark runs: the deadline of what must not happen.
 pub const FAR: Duration = Duration::from_secs(1_000);
@@ -41,8 +45,11 @@ impl Command {
     /// Ends the program: there is no such sub-command.
     pub fn unknown(&self) -> ! {
         fail(&format!(
-            "unknown command {:?}; there are: echo [BUFFER], switch [TASKS] [COUNT], \
-             spawn_join [N], spawn_many [N], timeout [N], cancel [N], sleepers [N]",
+            "unknown command {:?}; there are: echo [BUFFER], lines [BUFFER], tls [BUFFER], \
+             udp [BUFFER], switch [TASKS] [COUNT], \
+             spawn_join [N], spawn_many [N], timeout [N], cancel [N], sleepers [N], \
+             queue_pingpong [N], queue_bounded [SIZE] [N], lock_free [N], \
+             lock_contended [TASKS] [N], event_wake [TASKS] [N]",
             self.name
         ))
     }
@@ -52,6 +59,41 @@ impl Command {
 pub fn fail(message: &str) -> ! {
     eprintln!("{message}");
     std::process::exit(2)
+}
+
+/// When the last of so many tasks has run. They are tasks of one thread: it need not be
+/// atomic, but it is for tokio, whose tasks may move.
+#[derive(Debug)]
+pub struct Last {
+    left: AtomicUsize,
+    when: OnceLock<Instant>,
+}
+
+impl Last {
+    /// The last of `count`.
+    #[must_use]
+    pub fn of(count: usize) -> Self {
+        Self { left: AtomicUsize::new(count), when: OnceLock::new() }
+    }
+
+    /// One of them has run.
+    pub fn arrived(&self) {
+        let left = self.left.load(Relaxed) - 1;
+        self.left.store(left, Relaxed);
+        if left == 0 {
+            self.when.get_or_init(Instant::now);
+        }
+    }
+
+    /// When it was.
+    ///
+    /// # Panics
+    ///
+    /// Some are left.
+    #[must_use]
+    pub fn when(&self) -> Instant {
+        *self.when.get().expect("all have run")
+    }
 }
 
 /// Prints the one line a micro benchmark prints: nanoseconds for each of `count`.
@@ -86,8 +128,31 @@ pub fn listen() -> io::Result<TcpListener> {
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
     rustix::net::listen(&socket, 4_096)?;
     let listener = TcpListener::from(socket);
-    let mut out = io::stdout();
-    writeln!(out, "PORT {}", listener.local_addr()?.port())?;
-    out.flush()?;
+    tell_port(listener.local_addr()?.port())?;
     Ok(listener)
+}
+
+/// A non-blocking socket for datagrams, told in the same way. It has room for as many as the
+/// load generator has in flight.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub fn datagrams() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_nonblocking(true)?;
+    sockopt::set_socket_recv_buffer_size(&socket, 1 << 20)?;
+    tell_port(socket.local_addr()?.port())?;
+    Ok(socket)
+}
+
+/// Prints the line that the driver waits for.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub fn tell_port(port: u16) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "PORT {port}")?;
+    out.flush()
 }

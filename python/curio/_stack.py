@@ -3,26 +3,17 @@
 import os
 import sys
 
+from ._curio import await_frames
+
 _PACKAGE = os.path.dirname(__file__) + os.sep
-
-
-def frames(coro):
-    """The frames of a suspended coroutine, outermost first."""
-    while coro is not None:
-        for prefix in ("cr", "gi", "ag"):
-            if hasattr(coro, prefix + "_frame"):
-                break
-        else:
-            return
-        frame = getattr(coro, prefix + "_frame")
-        if frame is not None:
-            yield frame
-        coro = getattr(coro, "gi_yieldfrom" if prefix == "gi" else prefix + "_await", None)
 
 
 def _current_frames(task):
     # A running task has its frames on a thread's stack: coroutine frames know no further.
-    found = list(frames(task.coro))
+    found = await_frames(task.coro)
+    if thread := getattr(task, "_thread", None):
+        # What the thread awaits is called by it.
+        return thread.frames() + found
     if not found:
         return []
     for top in sys._current_frames().values():
@@ -45,18 +36,30 @@ def where(task):
     return (found[-1].f_code.co_filename, found[-1].f_lineno) if found else (None, None)
 
 
-def format(task):
-    """The stack as a text; the package's own frames are left out."""
+def lines(task):
+    """The lines of the user's code that it is in, outermost first.
+
+    Each is a file's name, a line's number, a function's name, and the line or None.
+    """
     import linecache
 
-    lines = []
+    found = []
     for frame in _user_frames(task):
         code, lineno = frame.f_code, frame.f_lineno
         linecache.checkcache(code.co_filename)
         line = linecache.getline(code.co_filename, lineno, frame.f_globals).strip()
-        lines.append(f'  File "{code.co_filename}", line {lineno}, in {code.co_name}\n')
-        if line:
-            lines.append(f"    {line}\n")
-    if not lines:
+        found.append((code.co_filename, lineno or 0, code.co_name, line or None))
+    return found
+
+
+def format(task):
+    """The stack as a text; the package's own frames are left out."""
+    found = lines(task)
+    if not found:
         return f"No stack for {task!r}"
-    return f"Stack for {task!r} (most recent call last):\n" + "".join(lines)
+    text = [f"Stack for {task!r} (most recent call last):\n"]
+    for filename, lineno, function, line in found:
+        text.append(f'  File "{filename}", line {lineno}, in {function}\n')
+        if line:
+            text.append(f"    {line}\n")
+    return "".join(text)

@@ -9,11 +9,15 @@ __all__ = [
     "AsyncOnlyError",
     "CancelledError",
     "CurioError",
+    "KernelExit",
     "ReadResourceBusy",
     "ResourceBusy",
     "SyncIOError",
     "TaskCancelled",
     "TaskError",
+    "TaskExit",
+    "TaskGroupError",
+    "TaskInterrupted",
     "TaskTimeout",
     "TimeoutCancellationError",
     "UncaughtTimeoutError",
@@ -55,12 +59,31 @@ class TimeoutCancellationError(CancelledError):
     """
 
 
+class TaskInterrupted(CancelledError):
+    """The task was interrupted by `Task.interrupt`, and may go on."""
+
+
+class TaskExit(CancelledError):
+    """Raise it to end the task from anywhere in it, quietly."""
+
+
+class KernelExit(SystemExit):
+    """Raise it in a task to leave the kernel's `run` at once, and the program if nobody handles it.
+
+    Its argument is the program's exit status.
+    """
+
+
 class CurioError(Exception):
     """Base of Curio's errors that do not cancel."""
 
 
 class TaskError(CurioError):
     """A joined task did not return; its own exception is the `__cause__`."""
+
+
+class TaskGroupError(CurioError):
+    """What a task group raised before 1.0. Nothing raises it now: see `TaskGroup.exceptions`."""
 
 
 class UncaughtTimeoutError(CurioError):
@@ -88,3 +111,7 @@ class ReadResourceBusy(ResourceBusy):
 
 class WriteResourceBusy(ResourceBusy):
     """Another task is already writing to the descriptor."""
+
+
+class NotHeldError(RuntimeError, AssertionError):
+    """A lock was released, or used by its condition, that the task does not hold."""

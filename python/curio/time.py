@@ -1,6 +1,16 @@
 """Time: the clock, sleeping, and limits on time."""
 
-__all__ = ["clock", "ignore_after", "sleep", "stop_after", "timeout_after"]
+__all__ = [
+    "clock",
+    "ignore_after",
+    "ignore_at",
+    "schedule",
+    "sleep",
+    "stop_after",
+    "timeout_after",
+    "timeout_at",
+    "wake_at",
+]
 
 from ._curio import operation
 
@@ -64,3 +74,31 @@ def ignore_after(seconds, corofunc=None, *args, timeout_result=None):
 
 
 stop_after = ignore_after
+
+
+@operation
+def timeout_at(clock, corofunc=None, *args):
+    """As `timeout_after`, with a limit that ends when the kernel's clock is at `clock`."""
+
+
+@operation
+def ignore_at(clock, corofunc=None, *args, timeout_result=None):
+    """As `ignore_after`, with a limit that ends when the kernel's clock is at `clock`."""
+
+
+@operation
+async def wake_at(clock):
+    """Sleep until the kernel's clock has reached `clock`, in seconds; return its value.
+
+    If it has, other ready tasks run first.
+
+    Cancellation: nothing is lost.
+    """
+
+
+async def schedule():
+    """Let the other ready tasks run: `sleep(0)`.
+
+    Cancellation: nothing is lost.
+    """
+    await sleep(0)

@@ -1,12 +1,12 @@
 //! The limit: an echo server that is nothing but epoll, one thread, edge-triggered.
 //! No runtime can do with fewer system calls: one read and one write a message.
 //!
-//! `epoll_echo echo [BUFFER]`, as the other servers.
+//! `epoll_echo echo [BUFFER]`, as the other servers, or `epoll_echo udp [BUFFER]`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use curio_benches::{Command, listen};
+use curio_benches::{Command, datagrams, listen};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
@@ -23,6 +23,7 @@ fn main() -> io::Result<()> {
     let command = Command::from_args();
     match command.name.as_str() {
         "echo" => serve(command.number(0, 65_536)),
+        "udp" => serve_datagrams(command.number(0, 65_536)),
         _ => command.unknown(),
     }
 }
@@ -32,6 +33,7 @@ fn serve(buffer: usize) -> io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut free: Vec<usize> = Vec::new();
     let mut buffer = vec![0; buffer];
     let mut events = Vec::with_capacity(1_024);
     loop {
@@ -40,7 +42,7 @@ fn serve(buffer: usize) -> io::Result<()> {
         for event in &events {
             let place = event.data.u64();
             if place == LISTENER {
-                accept(&listener, &poll, &mut connections)?;
+                accept(&listener, &poll, &mut connections, &mut free)?;
                 continue;
             }
             let place = usize::try_from(place).expect("a place in a vector");
@@ -48,6 +50,7 @@ fn serve(buffer: usize) -> io::Result<()> {
                 && !connection.step(&mut buffer).unwrap_or(false)
             {
                 connections[place] = None;
+                free.push(place);
             }
         }
     }
@@ -57,6 +60,7 @@ fn accept(
     listener: &TcpListener,
     poll: &OwnedFd,
     connections: &mut Vec<Option<Connection>>,
+    free: &mut Vec<usize>,
 ) -> io::Result<()> {
     loop {
         let stream = match listener.accept() {
@@ -65,13 +69,17 @@ fn accept(
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
+        let place = free.pop().unwrap_or(connections.len());
+        if place == connections.len() {
+            connections.push(None);
+        }
         epoll::add(
             poll,
             &stream,
-            EventData::new_u64(connections.len() as u64),
+            EventData::new_u64(place as u64),
             EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
         )?;
-        connections.push(Some(Connection { stream, unsent: Vec::new() }));
+        connections[place] = Some(Connection { stream, unsent: Vec::new() });
     }
 }
 
@@ -113,4 +121,24 @@ fn send(stream: &mut TcpStream, data: &[u8]) -> io::Result<usize> {
         }
     }
     Ok(sent)
+}
+
+/// One socket, emptied whenever there is something in it.
+fn serve_datagrams(buffer: usize) -> io::Result<()> {
+    let socket = datagrams()?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&poll, &socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+    let mut buffer = vec![0; buffer];
+    let mut events = Vec::with_capacity(1);
+    loop {
+        events.clear();
+        epoll::wait(&poll, spare_capacity(&mut events), None)?;
+        loop {
+            match socket.recv_from(&mut buffer) {
+                Ok((size, from)) => socket.send_to(&buffer[..size], from)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+        }
+    }
 }

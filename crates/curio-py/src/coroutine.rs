@@ -10,13 +10,13 @@ use curio::embed::End;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::error::{Origin, is_cancellation};
 use crate::frames;
 use crate::function;
-use crate::kernel::Settings;
-use crate::object::{Object, Outcome, Raised, take_error};
+use crate::kernel::{self, Settings};
+use crate::object::{Object, Outcome, Raised, repr_of, take_error, text_of};
 use crate::op;
 use crate::task::{TaskObject, inner};
 
@@ -27,8 +27,19 @@ pub(crate) fn instantiate(
     target: &Bound<'_, PyAny>,
     args: &Bound<'_, PyTuple>,
 ) -> Outcome {
+    instantiate_with(py, operation, target, args, None)
+}
+
+/// As `instantiate`, with keyword arguments.
+pub(crate) fn instantiate_with(
+    py: Python<'_>,
+    operation: &str,
+    target: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    kwargs: Option<&Bound<'_, PyDict>>,
+) -> Outcome {
     if is_coroutine(target)? {
-        if !args.is_empty() {
+        if !args.is_empty() || kwargs.is_some_and(|kwargs| !kwargs.is_empty()) {
             let message = format!(
                 "{operation}() got a coroutine object and arguments for it; arguments go with a \
                  coroutine function"
@@ -45,7 +56,7 @@ pub(crate) fn instantiate(
         );
         return Err(PyTypeError::new_err(message).into());
     }
-    let made = target.call1(args)?;
+    let made = call(py, target, args, kwargs)?;
     if !is_coroutine(&made)? {
         let message = format!(
             "{operation}() needs a coroutine function, but {} returned {}, which is not a coroutine",
@@ -57,18 +68,42 @@ pub(crate) fn instantiate(
     Ok(made.into())
 }
 
+/// Calls `target`, where coroutines are made for it: functions with a twin for other callers look
+/// who calls.
+fn call<'py>(
+    py: Python<'py>,
+    target: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // In a kernel, the caller is a coroutine.
+    if curio::embed::is_running() || target.getattr_opt("_awaitable")?.is_none() {
+        return target.call(args, kwargs);
+    }
+    let caller = py.import("curio.task")?.getattr("_call")?;
+    let kwargs = kwargs.cloned().unwrap_or_else(|| PyDict::new(py));
+    match caller.call1((target, args, kwargs))?.call_method1("send", (py.None(),)) {
+        Err(stop) if stop.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) => {
+            stop.value(py).getattr("value")
+        }
+        other => other,
+    }
+}
+
 /// An object and its type, in words.
 fn describe(object: &Bound<'_, PyAny>) -> String {
     let class = object.get_type();
-    let class = class.name().map_or_else(|_| "?".into(), |name| name.to_string());
-    let text = object.repr().map_or_else(|_| "?".into(), |text| text.to_string());
-    format!("{text} of type '{class}'")
+    let class = class.name().map_or_else(|_| "?".into(), |name| text_of(&name));
+    let object = kernel::settle(object.py(), repr_of(object)).unwrap_or_else(|| "?".into());
+    format!("{object} of type '{class}'")
 }
 
 /// The name that `ps` shows for a coroutine.
 pub(crate) fn name(coroutine: &Bound<'_, PyAny>) -> String {
-    let name = coroutine.getattr(pyo3::intern!(coroutine.py(), "__qualname__"));
-    name.map_or_else(|_| describe(coroutine), |name| name.to_string())
+    let qualname = pyo3::intern!(coroutine.py(), "__qualname__");
+    // Of an object that is like a coroutine, its class's.
+    let name = coroutine.getattr(qualname).or_else(|_| coroutine.get_type().getattr(qualname));
+    name.map_or_else(|_| describe(coroutine), |name| text_of(&name))
 }
 
 fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -287,8 +322,9 @@ impl CoroutineBody {
             self.settings.fatal.set(Some(error.clone_ref(py)));
             return End::Fatal;
         }
-        if !is_main {
-            self.settings.report(py, &self.task, error);
+        let reported = !is_main && self.settings.report(py, &self.task, error);
+        if self.settings.pdb.get() {
+            kernel::debug(py, &self.task, error, reported);
         }
         End::Failed
     }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use curio::Cancellation;
 use curio::embed::{ErrorKind, Timeout};
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
-use crate::object::Raised;
+use crate::object::{Raised, text_of};
 
 /// The classes of `curio.errors`.
 pub(crate) struct Classes {
@@ -24,6 +24,8 @@ pub(crate) struct Classes {
     pub(crate) uncaught_timeout: Py<PyType>,
     pub(crate) task_error: Py<PyType>,
     pub(crate) curio_error: Py<PyType>,
+    pub(crate) not_held: Py<PyType>,
+    pub(crate) task_exit: Py<PyType>,
     read_busy: Py<PyType>,
     write_busy: Py<PyType>,
 }
@@ -43,6 +45,8 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
         uncaught_timeout: class("UncaughtTimeoutError")?,
         task_error: class("TaskError")?,
         curio_error: class("CurioError")?,
+        not_held: class("NotHeldError")?,
+        task_exit: class("TaskExit")?,
         read_busy: class("ReadResourceBusy")?,
         write_busy: class("WriteResourceBusy")?,
     };
@@ -79,11 +83,15 @@ pub(crate) fn to_python(py: Python<'_>, error: &curio::Error) -> PyResult<PyErr>
             // What a Python call inside of an operation has raised.
             None => match failure.get_ref().and_then(|inner| inner.downcast_ref::<PyErr>()) {
                 Some(raised) => raised.clone_ref(py),
-                None => PyOSError::new_err(failure.to_string()),
+                None => match error.raw_os_error() {
+                    Some(errno) => PyOSError::new_err((errno, failure.to_string())),
+                    None => PyOSError::new_err(failure.to_string()),
+                },
             },
         },
         ErrorKind::ReadBusy(message) => make(&classes.read_busy, message),
         ErrorKind::WriteBusy(message) => make(&classes.write_busy, message),
+        ErrorKind::TooLong(message) => PyValueError::new_err(message.clone()),
         ErrorKind::Misuse(message) => make(&classes.curio_error, message),
         _ => PyRuntimeError::new_err(error.to_string()),
     })
@@ -134,11 +142,11 @@ impl Origin {
         if let Some(id) = self.task_id {
             text += &format!(" by task {id}");
             if let Some(name) = &self.task_name {
-                text += &format!(" ({})", name.bind(py));
+                text += &format!(" ({})", text_of(name.bind(py)));
             }
         }
         if let (Some(file), Some(line)) = (&self.filename, self.lineno) {
-            text += &format!(" at {}:{line}", file.bind(py));
+            text += &format!(" at {}:{line}", text_of(file.bind(py)));
         }
         if let Some(reason) = &self.reason {
             text += &format!(": {reason}");
@@ -224,7 +232,9 @@ pub(crate) fn origin(py: Python<'_>, cancellation: &Cancellation) -> PyResult<Py
             filename: None,
             lineno: None,
             deadline: None,
-            reason: cancellation.reason.as_deref().map(str::to_owned),
+            reason: cancellation.reason.as_deref().map(str::to_owned).or_else(|| {
+                cancellation.by_monitor.then(|| "somebody at the monitor has asked".to_owned())
+            }),
             exception: None,
         },
     )

@@ -35,6 +35,11 @@ impl Call<'_> {
         self.arguments[index]
     }
 
+    /// How many there are, the object of a method included.
+    pub(crate) fn count(&self) -> usize {
+        self.arguments.len()
+    }
+
     pub(crate) fn object(&self, index: usize) -> Object {
         // SAFETY: the caller of the function keeps its arguments alive during the call.
         unsafe { Object::borrowed(self.arguments[index]) }

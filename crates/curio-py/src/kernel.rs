@@ -3,32 +3,49 @@
 //! Both are native down to the task, so that a traceback that leaves `run` shows the
 //! user's frames and nothing of ours in between.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::ToSocketAddrs;
 use std::ptr;
 use std::rc::Rc;
 
-use curio::Kernel;
-use curio::embed::{self, Exit, Until};
-use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
+use curio::embed::{self, Address, Exit, Until};
+use curio::{Kernel, Stopper};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
+use crate::activation::PythonActivations;
 use crate::coroutine::instantiate;
-use crate::error::{self, classes};
+use crate::error::{self, classes, is_cancellation};
 use crate::function::Call;
-use crate::object::{Object, Outcome, take_error};
+use crate::group;
+use crate::monitor;
+use crate::object::{Object, Outcome, repr_of, take_error, text_of};
 use crate::op::{self, Instant, Keep, Operation};
 use crate::poller::{self, Interrupt, SignalBell};
+use crate::signal::PythonHandlers;
 use crate::task;
+use crate::testing::Testing;
 
 /// What a kernel's tasks need to know of their kernel.
 pub(crate) struct Settings {
     /// The task that `run` was given: its exception is raised, not reported.
     pub(crate) main: Cell<*mut ffi::PyObject>,
+    /// The kernel's object, once it has been started: borrowed, for it runs the tasks.
+    object: Cell<*mut ffi::PyObject>,
     /// What must leave `run` at once.
     pub(crate) fatal: Cell<Option<PyErr>>,
+    /// Stops the kernel, once there is one.
+    stopper: OnceCell<Stopper>,
     log_errors: Cell<bool>,
+    /// Open a debugger where a task has crashed.
+    pub(crate) pdb: Cell<bool>,
+    /// Activations that report crashes: functions that say of which tasks.
+    crash_reporters: RefCell<Vec<Object>>,
+    /// Activations that were not told yet that the kernel is going to run.
+    to_activate: RefCell<Vec<Object>>,
     crash_handler: RefCell<Option<Object>>,
     /// The class of the tasks; null for the default.
     task_class: Cell<*mut ffi::PyTypeObject>,
@@ -43,11 +60,24 @@ impl Settings {
     fn new() -> Settings {
         Settings {
             main: Cell::new(ptr::null_mut()),
+            object: Cell::new(ptr::null_mut()),
             fatal: Cell::new(None),
+            stopper: OnceCell::new(),
             log_errors: Cell::new(true),
+            pdb: Cell::new(false),
+            crash_reporters: RefCell::default(),
+            to_activate: RefCell::default(),
             crash_handler: RefCell::new(None),
             task_class: Cell::new(ptr::null_mut()),
         }
+    }
+
+    /// Makes these the settings of this thread's kernel, for as long as `f` runs.
+    fn at_hand<R>(self: &Rc<Self>, f: impl FnOnce() -> R) -> R {
+        let former = RUNNING.with(|running| running.replace(Some(self.clone())));
+        let result = f();
+        RUNNING.with(|running| running.replace(former));
+        result
     }
 
     pub(crate) fn task_class(&self) -> *mut ffi::PyTypeObject {
@@ -55,11 +85,18 @@ impl Settings {
         if class.is_null() { task::default_class() } else { class }
     }
 
-    /// Says once, where its user looks, that a task has crashed.
-    pub(crate) fn report(&self, py: Python<'_>, task: &Object, error: &PyErr) {
+    /// Says once, where its user looks, that a task has crashed; whether it was to be logged.
+    pub(crate) fn report(&self, py: Python<'_>, task: &Object, error: &PyErr) -> bool {
+        let reporters = self.crash_reporters.borrow().clone();
+        let log = self.log_errors.get()
+            && !reporters.iter().any(|reports| {
+                let reports = reports.bind(py).call1((task.bind(py),));
+                let reports = reports.and_then(|reports| reports.is_truthy());
+                settle(py, reports).unwrap_or(false)
+            });
         let reported = || -> PyResult<()> {
-            if self.log_errors.get() {
-                let logger = py.import("logging")?.call_method1("getLogger", ("curio.kernel",))?;
+            if log {
+                let logger = logger(py)?;
                 let message = ("Curio: Task Crash: %s", task::name_of(py, task));
                 let info = PyDict::new(py);
                 info.set_item("exc_info", error.value(py))?;
@@ -72,8 +109,61 @@ impl Settings {
             Ok(())
         };
         if let Err(error) = reported() {
-            error.write_unraisable(py, Some(&task.bind(py)));
+            raise_in_run(py, error, Some(&task.bind(py)));
         }
+        log
+    }
+}
+
+/// Where crashes are logged. It is asked for once: the lock that `getLogger` takes stays locked when
+/// Ctrl-C comes at the wrong moment.
+fn logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let find = || -> PyResult<Py<PyAny>> {
+        Ok(py.import("logging")?.call_method1("getLogger", ("curio.kernel",))?.unbind())
+    };
+    Ok(LOGGER.get_or_try_init(py, find)?.bind(py))
+}
+
+/// Deals with an exception where there is no caller to raise it to. Ctrl-C, which comes wherever
+/// Python looks for signals, and the like end the `run` of this thread; others are shown.
+pub(crate) fn raise_in_run(py: Python<'_>, error: PyErr, at: Option<&Bound<'_, PyAny>>) {
+    let settings = RUNNING.with(|running| running.borrow().clone());
+    match settings.as_ref().and_then(|settings| Some((settings, settings.stopper.get()?))) {
+        Some((settings, stopper)) if leaves_run(&error, py) => {
+            settings.fatal.set(Some(error));
+            stopper.stop();
+        }
+        _ => error.write_unraisable(py, at),
+    }
+}
+
+/// What there is, if nothing was raised. Only exceptions that are of no interest are dropped.
+pub(crate) fn settle<T>(py: Python<'_>, result: PyResult<T>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            if leaves_run(&error, py) {
+                raise_in_run(py, error, None);
+            }
+            None
+        }
+    }
+}
+
+fn leaves_run(error: &PyErr, py: Python<'_>) -> bool {
+    !error.is_instance_of::<PyException>(py) && !is_cancellation(error.value(py).as_any())
+}
+
+/// Opens the debugger on a crashed task's frames, in this thread, on the terminal. Nothing else of
+/// the kernel runs until its user leaves it.
+pub(crate) fn debug(py: Python<'_>, task: &Object, error: &PyErr, reported: bool) {
+    let debugged = || -> PyResult<()> {
+        let module = py.import("curio.debug")?;
+        module.call_method1("_post_mortem", (task.bind(py), error.value(py), reported)).map(drop)
+    };
+    if let Err(error) = debugged() {
+        raise_in_run(py, error, Some(&task.bind(py)));
     }
 }
 
@@ -82,6 +172,16 @@ fn running(py: Python<'_>) -> PyResult<Rc<Settings>> {
     let _ = py;
     let settings = RUNNING.with(|running| running.borrow().clone());
     settings.ok_or_else(|| PyRuntimeError::new_err("no Curio kernel is running in this thread"))
+}
+
+/// The kernel that runs in this thread, as an object.
+pub(crate) fn object(py: Python<'_>) -> PyResult<Object> {
+    let object = running(py)?.object.get();
+    if object.is_null() {
+        return Err(PyRuntimeError::new_err("the kernel is being dropped"));
+    }
+    // SAFETY: it runs in this thread, so a method of it is being called: it is alive.
+    Ok(unsafe { Object::borrowed(object) })
 }
 
 /// A kernel, as a Python object holds it.
@@ -115,42 +215,166 @@ pub(crate) struct KernelBase {
     held: Held,
 }
 
-/// Arguments that wait for their part of the package.
-fn not_yet(argument: &str, given: bool) -> PyResult<()> {
-    if given {
-        let message = format!("{argument} is not supported by this version of curio");
-        return Err(PyNotImplementedError::new_err(message));
+/// What `with_monitor` asks for; None: what the environment does.
+fn monitor_address(with_monitor: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Address>> {
+    let Some(wanted) = with_monitor.filter(|wanted| !wanted.is_none()) else {
+        return environment_address();
+    };
+    if let Ok(wanted) = wanted.cast::<PyBool>() {
+        return if wanted.is_true() { Ok(Some(Address::Unix)) } else { environment_address() };
     }
-    Ok(())
+    let Ok((host, port)) = wanted.extract::<(String, u16)>() else {
+        let message = format!(
+            "with_monitor is True, False or a tuple (host, port), not {}",
+            repr_of(wanted)?
+        );
+        return Err(PyTypeError::new_err(message));
+    };
+    tcp_address(&host, port).map(Some)
 }
 
-fn given(argument: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-    argument.map_or(Ok(false), |argument| argument.is_truthy())
+fn tcp_address(host: &str, port: u16) -> PyResult<Address> {
+    let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+    let unknown = || PyOSError::new_err(format!("the monitor's host {host:?} is not known"));
+    found.map(Address::Tcp).ok_or_else(unknown)
+}
+
+/// `CURIOMONITOR`: host:port, or anything else for the user's own socket.
+fn environment_address() -> PyResult<Option<Address>> {
+    let Some(value) = std::env::var_os("CURIOMONITOR") else { return Ok(None) };
+    let port = value.to_str().and_then(|value| value.rsplit_once(':'));
+    match port.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        Some((host, port)) => tcp_address(host.trim_matches(['[', ']']), port).map(Some),
+        None => Ok(Some(Address::Unix)),
+    }
+}
+
+/// Says that there is no monitor, and why.
+fn report_no_monitor(py: Python<'_>, why: &str) -> PyResult<()> {
+    let logger = py.import("logging")?.call_method1("getLogger", ("curio.monitor",))?;
+    let message = "The monitor cannot be reached, and the program runs without it: %s";
+    logger.call_method1("warning", (message, why)).map(drop)
+}
+
+/// What `activations` and `debug` ask for, as objects.
+fn activations<'py>(
+    py: Python<'py>,
+    activations: Option<&Bound<'py, PyAny>>,
+    debug: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut all = Vec::new();
+    for activation in activations
+        .filter(|given| !given.is_none())
+        .into_iter()
+        .flat_map(|given| given.try_iter().map_or_else(|error| vec![Err(error)], Iterator::collect))
+    {
+        let activation = activation?;
+        let is_class = activation.is_instance_of::<PyType>();
+        all.push(if is_class { activation.call0()? } else { activation });
+    }
+    if let Some(debug) = debug
+        && debug.is_truthy()?
+    {
+        let debuggers = py.import("curio.debug")?.call_method1("_create", (debug,))?;
+        for debugger in debuggers.try_iter()? {
+            all.push(debugger?);
+        }
+    }
+    Ok(all)
+}
+
+/// How a kernel of Python's is to be.
+#[derive(Default)]
+struct Options<'a, 'py> {
+    selector: Option<&'a Bound<'py, PyAny>>,
+    debug: Option<&'a Bound<'py, PyAny>>,
+    activations: Option<&'a Bound<'py, PyAny>>,
+    task_class: Option<&'a Bound<'py, PyType>>,
+    with_monitor: Option<&'a Bound<'py, PyAny>>,
+    testing: Option<&'a Testing>,
 }
 
 impl KernelBase {
-    fn make(
-        py: Python<'_>,
-        selector: Option<&Bound<'_, PyAny>>,
-        task_class: Option<&Bound<'_, PyType>>,
-    ) -> PyResult<KernelBase> {
+    fn make(py: Python<'_>, options: &Options<'_, '_>) -> PyResult<KernelBase> {
+        let monitor = match monitor_address(options.with_monitor) {
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                report_no_monitor(py, &text_of(error.value(py)))?;
+                None
+            }
+            monitor => monitor?,
+        };
+        let activations = activations(py, options.activations, options.debug)?;
         let interrupt = Interrupt::default();
         let settings = Rc::new(Settings::new());
-        if let Some(class) = task_class {
+        if let Some(class) = options.task_class {
             task::check_class(class.as_any())?;
             // Kept alive for ever: a kernel that outlives its class would be worse.
             settings.task_class.set(class.clone().into_ptr().cast());
         }
-        let (builder, signals) = poller::attach(py, Kernel::builder(), selector, &interrupt)?;
+        let builder = Kernel::builder();
+        let virtual_time = options.testing.is_some();
+        let network = options.testing.and_then(Testing::network);
+        let (mut builder, signals) =
+            poller::attach(py, builder, options.selector, virtual_time, network, &interrupt)?;
+        if let Some(testing) = options.testing {
+            builder = testing.attach(builder);
+        }
+        for activation in &activations {
+            if let Ok(reports) = activation.getattr("_reports_crash") {
+                settings.crash_reporters.borrow_mut().push(reports.into());
+            }
+            settings.to_activate.borrow_mut().push(activation.clone().into());
+        }
+        if !activations.is_empty() {
+            builder = builder.activation(PythonActivations::new(&activations)?);
+        }
         let kernel = builder.build().map_err(|error| runtime_error(py, &error))?;
+        let _ = settings.stopper.set(kernel.stopper());
+        kernel.set_signal_handlers(Rc::new(PythonHandlers));
+        if let Some(testing) = options.testing {
+            testing.watch(&kernel);
+        }
         let signals = RefCell::new(Some(Rc::new(signals)));
-        Ok(KernelBase { held: Held { kernel, settings, interrupt, signals } })
+        let kernel = KernelBase { held: Held { kernel, settings, interrupt, signals } };
+        if let Some(address) = monitor {
+            kernel.watch(py, address)?;
+        }
+        Ok(kernel)
+    }
+
+    /// The kernel itself.
+    pub(crate) fn inside(&self) -> &Kernel {
+        &self.held.kernel
+    }
+
+    /// Starts the monitor. A kernel runs without one, if it must.
+    fn watch(&self, py: Python<'_>, address: Address) -> PyResult<()> {
+        if let Err(error) = monitor::start(py, &self.held.kernel, address) {
+            report_no_monitor(py, &error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Tells the activations, once, that the kernel is going to run.
+    fn activate(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().held.settings.object.set(slf.as_ptr());
+        let activations = slf.get().held.settings.to_activate.take();
+        for activation in activations {
+            let activation = activation.bind(slf.py());
+            if let Ok(activate) = activation.getattr("activate") {
+                activate.call1((slf,))?;
+            }
+        }
+        Ok(())
     }
 
     fn add(&self, py: Python<'_>, coroutine: Object, daemon: bool) -> PyResult<Object> {
         let held = &self.held;
-        let added = task::spawn(py, &held.settings, coroutine, daemon, |body, spawn| {
-            held.kernel.add_body(body, spawn)
+        // Activations are told of it, and may raise what leaves the run that follows.
+        let added = held.settings.at_hand(|| {
+            task::spawn(py, &held.settings, coroutine, daemon, |body, spawn| {
+                held.kernel.add_body(body, spawn)
+            })
         });
         added.map_err(|raised| misuse_is_runtime_error(py, take_error(py, raised)))
     }
@@ -166,9 +390,7 @@ impl KernelBase {
         let bell = self.held.signals.borrow().clone();
         let _signals = bell.as_ref().map(|bell| bell.listen(py));
         let hooks = GeneratorHooks::set(py)?;
-        let former = RUNNING.with(|running| running.replace(Some(self.held.settings.clone())));
-        let result = run();
-        RUNNING.with(|running| running.replace(former));
+        let result = self.held.settings.at_hand(run);
         hooks.put_back(py)?;
         Ok(result)
     }
@@ -187,7 +409,8 @@ impl KernelBase {
                 let exception = exception.bind(py);
                 let is_cancellation =
                     exception.is_instance(classes(py).cancelled_error.bind(py))?;
-                if is_cancellation && main.origin(py)?.is_some() {
+                let is_exit = exception.is_instance(classes(py).task_exit.bind(py))?;
+                if is_exit || (is_cancellation && main.origin(py)?.is_some()) {
                     return Ok(py.None());
                 }
                 Err(PyErr::from_value(exception.clone()))
@@ -196,11 +419,15 @@ impl KernelBase {
     }
 
     fn checked(&self, exit: Exit) -> PyResult<()> {
+        if let Some(error) = self.held.settings.fatal.take() {
+            return Err(error);
+        }
         match exit {
             Exit::Done | Exit::MainFailed | Exit::Stopped => Ok(()),
-            Exit::Fatal(_) => Err(self.held.settings.fatal.take().unwrap_or_else(|| {
-                PyRuntimeError::new_err("a task has ended with something that cannot be raised")
-            })),
+            Exit::Fatal(_) => {
+                let message = "a task has ended with something that cannot be raised";
+                Err(PyRuntimeError::new_err(message))
+            }
             Exit::Poller(error) => Err(self.held.interrupt.take().unwrap_or_else(|| error.into())),
         }
     }
@@ -218,7 +445,12 @@ impl KernelBase {
         // SAFETY: it is a task's object, and alive.
         let key = unsafe { task::inner(main.as_ptr().cast()) }.task()?.key();
         self.held.settings.main.set(main.as_ptr());
-        let until = if leave { Until::Ended(key) } else { Until::AllDone(Some(key)) };
+        let until = match (leave, self.held.settings.pdb.get()) {
+            (true, _) => Until::Ended(key),
+            (false, false) => Until::AllDone(Some(key)),
+            // Whoever has looked at the main task's crash goes on with the others.
+            (false, true) => Until::AllDone(None),
+        };
         let exit = self.enter(py, until);
         self.held.settings.main.set(ptr::null_mut());
         self.outcome(py, exit?, Some(&main))
@@ -243,7 +475,8 @@ impl KernelBase {
         match exit.map_err(|error| runtime_error(py, &error))? {
             None => {
                 held.signals.take();
-                Ok(())
+                held.settings.crash_reporters.take();
+                self.checked(Exit::Done)
             }
             Some(exit) => self.checked(exit),
         }
@@ -298,7 +531,7 @@ fn runtime_error(py: Python<'_>, error: &curio::Error) -> PyErr {
 /// What is a `CurioError` when a task does it is a `RuntimeError` of the program around.
 fn misuse_is_runtime_error(py: Python<'_>, error: PyErr) -> PyErr {
     if error.get_type(py).is(classes(py).curio_error.bind(py)) {
-        return PyRuntimeError::new_err(error.value(py).to_string());
+        return PyRuntimeError::new_err(text_of(error.value(py)));
     }
     error
 }
@@ -306,7 +539,8 @@ fn misuse_is_runtime_error(py: Python<'_>, error: PyErr) -> PyErr {
 #[pymethods]
 impl KernelBase {
     #[new]
-    #[pyo3(signature = (selector=None, debug=None, activations=None, taskcls=None, max_select_timeout=None, *, with_monitor=None))]
+    #[pyo3(signature = (selector=None, debug=None, activations=None, taskcls=None, max_select_timeout=None, *, with_monitor=None, _testing=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
     fn new(
         py: Python<'_>,
         selector: Option<&Bound<'_, PyAny>>,
@@ -315,12 +549,13 @@ impl KernelBase {
         taskcls: Option<&Bound<'_, PyType>>,
         max_select_timeout: Option<f64>,
         with_monitor: Option<&Bound<'_, PyAny>>,
+        _testing: Option<&Bound<'_, Testing>>,
     ) -> PyResult<Self> {
         let _ = max_select_timeout;
-        not_yet("Kernel(debug=...)", given(debug)?)?;
-        not_yet("Kernel(activations=...)", given(activations)?)?;
-        not_yet("Kernel(with_monitor=...)", given(with_monitor)?)?;
-        KernelBase::make(py, selector, taskcls)
+        let task_class = taskcls;
+        let testing = _testing.map(|testing| testing.get());
+        let options = Options { selector, debug, activations, task_class, with_monitor, testing };
+        KernelBase::make(py, &options)
     }
 
     /// run(corofunc=None, *args, pdb=False, log_errors=True, shutdown=False)
@@ -336,6 +571,8 @@ impl KernelBase {
     /// and go on with the next run. If the main task is cancelled, the result is None.
     /// KeyboardInterrupt, SystemExit and the like leave `run` from whatever task.
     ///
+    /// `pdb`: open the debugger where a task crashes, on the terminal; the kernel stands still until
+    /// it is left with `q`, and then goes on with the other tasks, also if it was the main one.
     /// `log_errors`: report other tasks that crash, on the logger `curio.kernel`.
     /// `shutdown`: shut the kernel down afterwards, see `shutdown`.
     ///
@@ -346,26 +583,27 @@ impl KernelBase {
         text_signature = "($self, corofunc=None, *args, pdb=False, log_errors=True, shutdown=False)"
     )]
     fn run(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         corofunc: Option<&Bound<'_, PyAny>>,
         args: &Bound<'_, PyTuple>,
         pdb: bool,
         log_errors: bool,
         shutdown: bool,
     ) -> PyResult<Py<PyAny>> {
-        not_yet("Kernel.run(pdb=True)", pdb)?;
-        self.ensure_free(py)?;
-        self.held.settings.log_errors.set(log_errors);
+        let (this, py) = (slf.get(), slf.py());
+        this.ensure_free(py)?;
+        Self::activate(slf)?;
+        this.held.settings.log_errors.set(log_errors);
+        this.held.settings.pdb.set(pdb);
         let result = match corofunc {
             Some(corofunc) => instantiate(py, "run", corofunc, args)
                 .map_err(|raised| take_error(py, raised))
-                .and_then(|coroutine| self.run_main(py, coroutine, false)),
-            None if shutdown && self.held.kernel.awaited() == 0 => Ok(py.None()),
-            None => self.run_rest(py),
+                .and_then(|coroutine| this.run_main(py, coroutine, false)),
+            None if shutdown && this.held.kernel.awaited() == 0 => Ok(py.None()),
+            None => this.run_rest(py),
         };
         if shutdown {
-            self.shut_down(py)?;
+            this.shut_down(py)?;
         }
         result
     }
@@ -374,8 +612,9 @@ impl KernelBase {
     ///
     /// Afterwards the kernel cannot run any more. A second call does nothing. Raises
     /// RuntimeError when called from one of the kernel's tasks.
-    fn shutdown(&self, py: Python<'_>) -> PyResult<()> {
-        self.shut_down(py)
+    fn shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().held.settings.object.set(slf.as_ptr());
+        slf.get().shut_down(slf.py())
     }
 
     /// Make `run` return after the current task yields. Tasks stay, and go on with the next run.
@@ -412,19 +651,42 @@ impl KernelBase {
         drop(self.held.settings.crash_handler.replace(handler));
     }
 
+    /// Starts a monitor: at True, or (host, port).
+    fn _start_monitor(
+        &self,
+        py: Python<'_>,
+        address: &Bound<'_, PyAny>,
+    ) -> PyResult<monitor::RunningMonitor> {
+        let address = monitor_address(Some(address))?.unwrap_or(Address::Unix);
+        let started = monitor::start(py, &self.held.kernel, address);
+        let refused = |error: std::io::Error| PyOSError::new_err(error.to_string());
+        started.map(monitor::RunningMonitor::new).map_err(refused)
+    }
+
+    /// What the monitor answers to a command.
+    fn _ask_monitor(&self, py: Python<'_>, command: &str) -> String {
+        monitor::ask(py, &self.held.kernel, command)
+    }
+
+    /// All that the monitor could tell.
+    fn _dump(&self, py: Python<'_>) -> String {
+        monitor::dump(py, &self.held.kernel)
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.shut_down(py)
+    fn __exit__(slf: &Bound<'_, Self>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        Self::shutdown(slf)
     }
 }
 
 impl Drop for KernelBase {
     fn drop(&mut self) {
         // Tasks that were never ended are closed quietly, while the interpreter is still here.
+        self.held.settings.object.set(ptr::null_mut());
         self.held.kernel.abandon();
     }
 }
@@ -460,16 +722,22 @@ pub(crate) fn run(
     max_select_timeout: Option<f64>,
 ) -> PyResult<Py<PyAny>> {
     let _ = max_select_timeout;
-    not_yet("run(with_monitor=...)", given(with_monitor)?)?;
-    not_yet("run(debug=...)", given(debug)?)?;
-    not_yet("run(activations=...)", given(activations)?)?;
     ensure_alone(py)?;
-    let kernel = KernelBase::make(py, selector, taskcls)?;
+    // Of the class that activations know.
+    let class = py.import("curio.kernel")?.getattr("Kernel")?;
+    let given = PyDict::new(py);
+    given.set_item("selector", selector)?;
+    given.set_item("debug", debug)?;
+    given.set_item("activations", activations)?;
+    given.set_item("taskcls", taskcls)?;
+    given.set_item("with_monitor", with_monitor)?;
+    let kernel = class.call((), Some(&given))?.cast_into::<KernelBase>().map_err(PyErr::from)?;
+    KernelBase::activate(&kernel)?;
     let result = instantiate(py, "run", corofunc, args)
         .map_err(|raised| take_error(py, raised))
-        .and_then(|coroutine| kernel.run_main(py, coroutine, true));
+        .and_then(|coroutine| kernel.get().run_main(py, coroutine, true));
     // A second Ctrl-C, say, says more than what it came after.
-    kernel.shut_down(py)?;
+    kernel.get().shut_down(py)?;
     result
 }
 
@@ -482,6 +750,24 @@ pub(crate) fn spawn(py: Python<'_>, call: &Call<'_>) -> Outcome {
     let (corofunc, args, daemon) = (call.get(py, 0), call.get(py, 1), call.get(py, 2));
     let daemon = daemon.is_truthy()?;
     let given = PyTuple::new(py, [corofunc, args])?;
+    op::new(call.function, Some(given.into_any().into()), SpawnOp::Spawn { daemon })
+}
+
+/// As `spawn`, for `TaskGroup.spawn(corofunc, *args, daemon=False)`.
+pub(crate) fn spawn_into(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let (group, corofunc, args) = (call.object(0), call.get(py, 1), call.get(py, 2));
+    let daemon = call.get(py, 3).is_truthy()?;
+    let given = PyTuple::new(py, [corofunc, args])?;
+    let spawn = SpawnOp::Spawn { daemon };
+    op::new_with(call.function, Some(given.into_any().into()), Some(group), spawn)
+}
+
+/// `_spawn_as(task_class, corofunc, *args, daemon=False)`
+pub(crate) fn spawn_as(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let (class, corofunc) = (call.get(py, 0), call.get(py, 1));
+    task::check_class(&class)?;
+    let (args, daemon) = (call.get(py, 2), call.get(py, 3).is_truthy()?);
+    let given = PyTuple::new(py, [corofunc, args, class])?;
     op::new(call.function, Some(given.into_any().into()), SpawnOp::Spawn { daemon })
 }
 
@@ -526,9 +812,23 @@ fn spawn_now(py: Python<'_>, keep: &Keep, daemon: bool) -> Outcome<bool> {
     let given = given.cast::<PyTuple>().map_err(PyErr::from)?;
     let (target, args) = (given.get_item(0)?, given.get_item(1)?);
     let args = args.cast::<PyTuple>().map_err(PyErr::from)?;
+    let group = keep.take_second();
+    if let Some(group) = &group {
+        group::ensure_open(py, group)?;
+    }
     let coroutine = instantiate(py, "spawn", &target, args)?;
     let is_object = coroutine.as_ptr() == target.as_ptr();
-    let task = task::spawn(py, &running(py)?, coroutine, daemon, embed::spawn)?;
+    let settings = running(py)?;
+    // The tuple, and so the class, lives until the task does. Asking for an item that is not there
+    // would make an exception, which costs a third of a spawn.
+    let class = match given.len() {
+        3 => given.get_item(2)?.as_ptr().cast(),
+        _ => settings.task_class(),
+    };
+    let task = task::spawn_as(py, class, &settings, coroutine, daemon, embed::spawn)?;
+    if let Some(group) = &group {
+        group::add(py, group, &task)?;
+    }
     keep.set(task);
     Ok(is_object)
 }

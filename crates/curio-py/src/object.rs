@@ -8,6 +8,27 @@ use std::ptr::NonNull;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::kernel;
+
+/// An object as text, as `str()` gives it. Not by way of `Display`: `PyObject_Str` runs the handlers
+/// of signals, and `Display` prints and forgets what they raise.
+pub(crate) fn text_of(object: &Bound<'_, PyAny>) -> String {
+    if let Ok(text) = object.cast::<PyString>() {
+        return text.to_string_lossy().into_owned();
+    }
+    let text = kernel::settle(object.py(), object.str());
+    text.map_or_else(|| "?".into(), |text| text.to_string_lossy().into_owned())
+}
+
+/// The same for `repr()`.
+///
+/// # Errors
+/// What it raises.
+pub(crate) fn repr_of(object: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(object.repr()?.to_string_lossy().into_owned())
+}
 
 /// A Python error is set in this thread: what slots report by their return value.
 #[derive(Debug)]
@@ -107,5 +128,35 @@ impl Drop for Object {
         // SAFETY: the reference is ours, and the thread is attached: objects live in Python
         // objects, and in futures that only such objects own.
         unsafe { ffi::Py_DECREF(self.as_ptr()) }
+    }
+}
+
+/// Something of one thread's that Python objects hold, and any attached thread may touch.
+pub(crate) struct Attached<T>(T);
+
+// SAFETY: what a kernel's thread shares with nobody is kept apart here by the interpreter's lock.
+// - Every access, and the drop, is made by attached threads: methods, slots, deallocation.
+// - The lock is given up in the middle of an access at one place only, in the poller's wait, where
+//   the kernel holds no borrow of its tables (`Core::look`).
+// - Free-threaded interpreters are not supported; the module says so.
+unsafe impl<T> Send for Attached<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Attached<T> {}
+
+impl<T> Attached<T> {
+    pub(crate) fn new(content: T) -> Self {
+        Attached(content)
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> std::ops::Deref for Attached<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
     }
 }

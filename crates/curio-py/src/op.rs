@@ -35,7 +35,7 @@ use pyo3::prelude::*;
 
 use crate::error::raise;
 use crate::function::FunctionObject;
-use crate::object::{Object, Outcome, Raised, panicked};
+use crate::object::{Object, Outcome, Raised, panicked, repr_of};
 
 /// An operation that a task can await.
 pub(crate) trait Operation {
@@ -61,6 +61,8 @@ pub(crate) trait Operation {
 /// The object of an op, and what is to be thrown into it.
 pub(crate) struct Keep {
     object: Cell<*mut ffi::PyObject>,
+    /// What the operation hands over at its end; null for most.
+    second: Cell<*mut ffi::PyObject>,
     thrown: Cell<*mut ffi::PyObject>,
 }
 
@@ -75,6 +77,20 @@ impl Keep {
         let former = self.object.replace(object.into_ptr());
         // SAFETY: the former one was ours, or null; it is out of the op already, so what its end
         // runs cannot see it there.
+        unsafe { ffi::Py_XDECREF(former) }
+    }
+
+    /// The second object, if there is one still.
+    pub(crate) fn take_second(&self) -> Option<Object> {
+        let second = self.second.replace(ptr::null_mut());
+        // SAFETY: a non-null `second` is a reference of ours, handed over.
+        unsafe { Object::owned(second).ok() }
+    }
+
+    /// Sets the second object.
+    pub(crate) fn set_second(&self, object: Object) {
+        let former = self.second.replace(object.into_ptr());
+        // SAFETY: as in `set`.
         unsafe { ffi::Py_XDECREF(former) }
     }
 
@@ -185,6 +201,16 @@ pub(crate) fn new<F: Operation>(
     keep: Option<Object>,
     future: F,
 ) -> Outcome {
+    new_with(function, keep, None, future)
+}
+
+/// As [`new`], with a second object.
+pub(crate) fn new_with<F: Operation>(
+    function: *mut FunctionObject,
+    keep: Option<Object>,
+    second: Option<Object>,
+    future: F,
+) -> Outcome {
     let size = const { (future_offset::<F>() - size_of::<OpObject>() + size_of::<F>()) as isize };
     // SAFETY: the types were made by `init` before any function could call this. The allocators
     // give room for the header and `size` bytes of an item size of 1, or null with the error set.
@@ -205,8 +231,9 @@ pub(crate) fn new<F: Operation>(
         ptr::addr_of_mut!((*op).vtable).write(&For::<F>::VTABLE);
         ffi::Py_XINCREF(function.cast());
         ptr::addr_of_mut!((*op).function).write(function);
+        let second = Cell::new(second.map_or(ptr::null_mut(), Object::into_ptr));
         let thrown = Cell::new(ptr::null_mut());
-        ptr::addr_of_mut!((*op).keep).write(Keep { object: Cell::new(object), thrown });
+        ptr::addr_of_mut!((*op).keep).write(Keep { object: Cell::new(object), second, thrown });
         ptr::addr_of_mut!((*op).stage).write(Cell::new(Stage::Created));
         For::<F>::future(op).write(future);
         if F::KEEPS {
@@ -433,18 +460,22 @@ unsafe fn stop_iteration(value: &Object) {
     }
 }
 
-/// From 3.12 on, `await` gets each of our results this way, and making an exception would be
-/// most of its cost. So one is kept, and used again whenever nobody else has it.
+/// The `StopIteration` that is used again whenever nobody else has it.
+///
+/// From 3.12 on, `await` gets each of our results in one, and making it would be most of its
+/// cost. Null, or a reference of ours to an instance.
+#[cfg(Py_3_12)]
+static KEPT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Sets `StopIteration(value)`.
 ///
 /// # Safety
 /// The thread is attached.
 #[cfg(Py_3_12)]
 unsafe fn stop_iteration(value: &Object) {
-    static KEPT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
     // SAFETY: attached, so nobody else is at `KEPT`, whose reference is ours. The kept exception
     // is a `StopIteration` by its making; its value is null or a reference that it owns, and may
-    // be replaced while nobody else can see it. The value lives until the
-    // next result.
+    // be replaced while nobody else can see it.
     unsafe {
         let mut kept = KEPT.load(Relaxed);
         if kept.is_null() || ffi::Py_REFCNT(kept) != 1 {
@@ -463,6 +494,26 @@ unsafe fn stop_iteration(value: &Object) {
         ffi::Py_XDECREF(former);
     }
 }
+
+/// Lets the last result go, once nobody looks for it any more: an await drops its op when it
+/// has the op's result.
+///
+/// # Safety
+/// The thread is attached.
+#[cfg(Py_3_12)]
+unsafe fn forget_result() {
+    // SAFETY: as above.
+    unsafe {
+        let kept = KEPT.load(Relaxed);
+        if !kept.is_null() && ffi::Py_REFCNT(kept) == 1 {
+            let place = ptr::addr_of_mut!((*kept.cast::<ffi::PyStopIterationObject>()).value);
+            ffi::Py_XDECREF(place.replace(ptr::null_mut()));
+        }
+    }
+}
+
+#[cfg(not(Py_3_12))]
+unsafe fn forget_result() {}
 
 /// # Safety
 /// Called by the interpreter alone, attached, with what its slot or table promises.
@@ -540,7 +591,8 @@ fn thrown_exception<'py>(args: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
         None => first.call0()?,
     };
     if !exception.is_instance(class.as_any())? {
-        let message = format!("exceptions must derive from BaseException, not {exception:?}");
+        let message =
+            format!("exceptions must derive from BaseException, not {}", repr_of(&exception)?);
         return Err(pyo3::exceptions::PyTypeError::new_err(message));
     }
     if let Ok(traceback) = args.get_item(2)
@@ -676,8 +728,8 @@ unsafe extern "C" fn traverse(
     // type is to be visited by its instances.
     unsafe {
         let header = &*op.cast::<OpObject>();
-        let visited = [header.keep.object.get(), header.keep.thrown.get(), ffi::Py_TYPE(op).cast()];
-        for object in visited {
+        let Keep { object, second, thrown } = &header.keep;
+        for object in [object.get(), second.get(), thrown.get(), ffi::Py_TYPE(op).cast()] {
             if !object.is_null() {
                 let stop = visit(object, arg);
                 if stop != 0 {
@@ -700,6 +752,7 @@ unsafe extern "C" fn clear(op: *mut ffi::PyObject) -> c_int {
             finish(op.cast());
         }
         ffi::Py_XDECREF(header.keep.object.replace(ptr::null_mut()));
+        ffi::Py_XDECREF(header.keep.second.replace(ptr::null_mut()));
     }
     0
 }
@@ -713,7 +766,7 @@ unsafe extern "C" fn dealloc(op: *mut ffi::PyObject) {
         if keeps {
             ffi::PyObject_GC_UnTrack(op.cast());
         }
-        if header.stage.get() == Stage::Created {
+        if header.stage.get() == Stage::Created && !interrupted() {
             warn_never_awaited(header);
         }
         if header.stage.get() != Stage::Done {
@@ -721,8 +774,10 @@ unsafe extern "C" fn dealloc(op: *mut ffi::PyObject) {
             debug_assert!(dropped.is_ok(), "the drop of an operation has panicked");
         }
         ffi::Py_XDECREF(header.keep.object.replace(ptr::null_mut()));
+        ffi::Py_XDECREF(header.keep.second.replace(ptr::null_mut()));
         ffi::Py_XDECREF(header.keep.thrown.replace(ptr::null_mut()));
         ffi::Py_XDECREF(header.function.cast());
+        forget_result();
         let class = ffi::Py_TYPE(op);
         if keeps {
             ffi::PyObject_GC_Del(op.cast());
@@ -730,6 +785,19 @@ unsafe extern "C" fn dealloc(op: *mut ffi::PyObject) {
             ffi::PyObject_Free(op.cast());
         }
         ffi::Py_DECREF(class.cast());
+    }
+}
+
+/// Whether Ctrl-C is on its way up: it may have come between a call and its await, and nobody
+/// has forgotten anything then.
+///
+/// # Safety
+/// The thread is attached.
+unsafe fn interrupted() -> bool {
+    // SAFETY: attached; the class is static, and there is an exception to match.
+    unsafe {
+        !ffi::PyErr_Occurred().is_null()
+            && ffi::PyErr_ExceptionMatches(ffi::PyExc_KeyboardInterrupt) != 0
     }
 }
 

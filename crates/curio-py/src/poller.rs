@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curio::embed::Epoll;
+use curio::testing::{Network, on_virtual_time};
 use curio::{Builder, Event, Poller};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -53,6 +54,8 @@ pub(crate) fn attach(
     py: Python<'_>,
     builder: Builder,
     selector: Option<&Bound<'_, PyAny>>,
+    virtual_time: bool,
+    network: Option<Network>,
     interrupt: &Interrupt,
 ) -> PyResult<(Builder, SignalBell)> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -60,7 +63,14 @@ pub(crate) fn attach(
     theirs.set_nonblocking(true)?;
     let bell = SignalBell { write: theirs };
     let builder = match selector {
-        None => builder.poller(AttachedEpoll::new(OwnedFd::from(ours), interrupt.clone())?),
+        None => {
+            let epoll = AttachedEpoll::new(OwnedFd::from(ours), interrupt.clone())?;
+            if virtual_time {
+                on_virtual_time(builder, Some(epoll), network)
+            } else {
+                builder.poller(epoll)
+            }
+        }
         Some(selector) => {
             builder.poller(SelectorPoller::new(py, selector, ours, interrupt.clone())?)
         }
@@ -74,6 +84,14 @@ pub(crate) struct SignalBell {
 }
 
 impl SignalBell {
+    /// A bell, and what can be read when it was rung.
+    pub(crate) fn new() -> io::Result<(SignalBell, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        Ok((SignalBell { write: theirs }, OwnedFd::from(ours)))
+    }
+
     /// Takes the wake-up descriptor until the result is dropped; `None` if this is not the main
     /// thread, whose business signals are.
     pub(crate) fn listen<'py>(&self, py: Python<'py>) -> Option<Listening<'py>> {
@@ -91,6 +109,21 @@ impl SignalBell {
 pub(crate) struct Listening<'py> {
     py: Python<'py>,
     former: RawFd,
+}
+
+impl Listening<'_> {
+    /// Reads what has come, and rings for whoever has listened before.
+    pub(crate) fn pass_on(&self, signals: &OwnedFd) {
+        let mut bytes = [0; 64];
+        while let Ok(count @ 1..) = rustix::io::read(signals, &mut bytes) {
+            if self.former >= 0 {
+                // SAFETY: it is called while the wake-up descriptor is ours; who has set the former
+                // one keeps it open until he has set another, or none.
+                let former = unsafe { BorrowedFd::borrow_raw(self.former) };
+                let _ = rustix::io::write(former, &bytes[..count]);
+            }
+        }
+    }
 }
 
 impl Drop for Listening<'_> {

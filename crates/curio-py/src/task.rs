@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use curio::embed::{Body, JoinTrap, Label, Spawn, Wait};
+use curio::embed::{Body, Ended, JoinTrap, Label, Spawn, TimeoutRegion, Wait};
+use curio::sched::Fifo;
 use curio::{TaskRef, TaskState};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -22,8 +23,9 @@ use pyo3::types::PySet;
 use crate::coroutine::{self, CoroutineBody};
 use crate::error::{self, Origin, classes, seconds};
 use crate::function::Call;
+use crate::group;
 use crate::kernel::Settings;
-use crate::object::{Object, Outcome, Raised, panicked};
+use crate::object::{Object, Outcome, Raised, panicked, repr_of, text_of};
 use crate::op::{self, Instant, Keep, Mapped, make_type, slot};
 
 /// The instance; subclasses may add to it.
@@ -45,6 +47,10 @@ pub(crate) struct Inner {
     plainly_cancelled: Cell<bool>,
     taskgroup: RefCell<Option<Object>>,
     joined: Cell<bool>,
+    /// What `_set_timeout` has set, and `_unset_timeout` has not ended.
+    limits: RefCell<Vec<TimeoutRegion>>,
+    /// Where a scheduler of the user's wakes it.
+    parked: RefCell<Option<Fifo>>,
 }
 
 /// The native base class, and the class of which tasks are made.
@@ -60,7 +66,7 @@ pub(crate) unsafe fn inner<'a>(task: *mut TaskObject) -> &'a Inner {
     unsafe { &(*task).inner }
 }
 
-fn is_task(object: *mut ffi::PyObject) -> bool {
+pub(crate) fn is_task(object: *mut ffi::PyObject) -> bool {
     // SAFETY: a live object has a type; the base class was made by `init`.
     unsafe { ffi::PyObject_TypeCheck(object, BASE.load(Relaxed)) != 0 }
 }
@@ -73,7 +79,18 @@ pub(crate) fn spawn(
     daemon: bool,
     add: impl FnOnce(Body, Spawn) -> curio::Result<TaskRef>,
 ) -> Outcome {
-    let class = settings.task_class();
+    spawn_as(py, settings.task_class(), settings, coroutine, daemon, add)
+}
+
+/// As [`spawn`]; `class` is a subclass of our base class, alive during the call.
+pub(crate) fn spawn_as(
+    py: Python<'_>,
+    class: *mut ffi::PyTypeObject,
+    settings: &Rc<Settings>,
+    coroutine: Object,
+    daemon: bool,
+    add: impl FnOnce(Body, Spawn) -> curio::Result<TaskRef>,
+) -> Outcome {
     // SAFETY: a subclass of our base class; the allocator gives zeroed memory for an instance, or
     // null with the error set. Nothing runs between the allocation and the writing of `inner`.
     let object = unsafe { Object::owned(ffi::PyType_GenericAlloc(class, 0)) }?;
@@ -89,6 +106,8 @@ pub(crate) fn spawn(
             plainly_cancelled: Cell::new(false),
             taskgroup: RefCell::new(None),
             joined: Cell::new(false),
+            limits: RefCell::default(),
+            parked: RefCell::default(),
         });
         // A live task is held by its kernel, so the collector need not look at it: there may be
         // a hundred thousand. It is told when the task has ended.
@@ -101,9 +120,10 @@ pub(crate) fn spawn(
     *inner.context.borrow_mut() = Some(context);
     let body = Box::pin(CoroutineBody::new(object.clone(), settings.clone()));
     let face = object.as_ptr() as usize;
-    let spawn = Spawn { daemon, label: Label::default(), face };
+    let spawn = Spawn { daemon, own: false, label: Label::default(), face };
     let spawned = add(body, spawn).map_err(|error| error::raise(py, &error))?;
-    *inner.task.borrow_mut() = Some(spawned);
+    *inner.task.borrow_mut() = Some(spawned.clone());
+    spawned.announce();
     Ok(object)
 }
 
@@ -167,6 +187,8 @@ impl Inner {
     /// nobody's business any more.
     pub(crate) fn abandon(&self, py: Python<'_>) {
         drop(self.context.take());
+        drop(self.limits.take());
+        drop(self.parked.take());
         let ended = self.result.borrow().is_some()
             || self.exception.borrow().is_some()
             || self.plainly_cancelled.get();
@@ -184,22 +206,55 @@ impl Inner {
     }
 
     pub(crate) fn name(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match &*self.coroutine.borrow() {
-            Some(coroutine) => {
-                let coroutine = coroutine.bind(py);
-                match coroutine.getattr(pyo3::intern!(py, "__qualname__")) {
-                    Ok(name) => Ok(name.unbind()),
-                    Err(_) => Ok(coroutine.str()?.into_any().unbind()),
-                }
-            }
-            None => Ok("?".into_pyobject(py)?.into_any().unbind()),
-        }
+        let coroutine = self.coroutine.borrow().clone();
+        coroutine.map_or_else(|| "?".into(), |coro| coroutine::name(&coro.bind(py))).into_py_any(py)
+    }
+
+    /// Whether it has ended with a cancellation that somebody has asked for at the monitor.
+    fn ended_by_monitor(&self, py: Python<'_>, exception: &Object) -> bool {
+        let cancelled = |task: &TaskRef| {
+            task.info().cancellation().is_some_and(|cancellation| cancellation.by_monitor)
+        };
+        self.task.borrow().as_ref().is_some_and(cancelled)
+            && error::is_cancellation(&exception.bind(py))
     }
 
     /// Who has asked for the task to be cancelled.
     pub(crate) fn origin(&self, py: Python<'_>) -> PyResult<Option<Py<Origin>>> {
         let info = self.task()?.info().clone();
         info.cancellation().map(|cancellation| error::origin(py, cancellation)).transpose()
+    }
+
+    /// How it has ended, to a group.
+    pub(crate) fn ended(&self, py: Python<'_>) -> Ended {
+        match self.ended_with(py) {
+            Some(Ok(result)) if result.bind(py).is_none() => Ended::Nothing,
+            Some(Ok(_)) => Ended::Value,
+            Some(Err(cause)) if self.ended_by_monitor(py, &cause) => Ended::Nothing,
+            Some(Err(_)) | None => Ended::Failed,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &RefCell<Vec<TimeoutRegion>> {
+        &self.limits
+    }
+
+    pub(crate) fn parked(&self) -> &RefCell<Option<Fifo>> {
+        &self.parked
+    }
+
+    /// Notes that its end was seen.
+    pub(crate) fn set_joined(&self) {
+        self.joined.set(true);
+    }
+
+    pub(crate) fn group(&self) -> Option<Object> {
+        self.taskgroup.borrow().clone()
+    }
+
+    /// Notes the group that it belongs to; gives the former one, to be dropped.
+    pub(crate) fn set_group(&self, group: Option<Object>) -> Option<Object> {
+        self.taskgroup.replace(group)
     }
 
     pub(crate) fn task(&self) -> PyResult<TaskRef> {
@@ -256,8 +311,11 @@ pub(crate) fn join(_py: Python<'_>, call: &Call<'_>) -> Outcome {
         Mapped::new(wait, |py, keep, ()| {
             let task = kept(keep);
             task.joined.set(true);
+            group::leave(py, task);
             match task.ended_with(py) {
                 Some(Ok(result)) => Ok(result),
+                // What is cancelled from outside of the program is no error inside of it.
+                Some(Err(cause)) if task.ended_by_monitor(py, &cause) => Ok(Object::none()),
                 Some(Err(cause)) => Err(task_error(py, task, &cause)?.into()),
                 None => Err(not_ended(py)),
             }
@@ -268,8 +326,8 @@ pub(crate) fn join(_py: Python<'_>, call: &Call<'_>) -> Outcome {
 fn task_error(py: Python<'_>, task: &Inner, cause: &Object) -> PyResult<PyErr> {
     let name = task.name(py)?;
     let cause = PyErr::from_value(cause.bind(py).clone());
-    let kind = cause.get_type(py).name()?.to_string();
-    let message = format!("task {} ({}) ended with {kind}", task.id(), name.bind(py));
+    let kind = cause.get_type(py).name()?.to_string_lossy().into_owned();
+    let message = format!("task {} ({}) ended with {kind}", task.id(), text_of(name.bind(py)));
     let error = PyErr::from_type(classes(py).task_error.bind(py).clone(), message);
     error.set_cause(py, Some(cause));
     Ok(error)
@@ -291,7 +349,7 @@ fn exception(py: Python<'_>, call: &Call<'_>, index: usize) -> PyResult<Option<P
         .cast::<pyo3::types::PyType>()
         .is_ok_and(|class| class.is_subclass(&base).unwrap_or(false));
     if !is_class && !exc.is_instance(&base)? {
-        let message = format!("exc must be an exception or its class, not {}", exc.repr()?);
+        let message = format!("exc must be an exception or its class, not {}", repr_of(&exc)?);
         return Err(PyTypeError::new_err(message));
     }
     Ok(Some(exc.unbind()))
@@ -318,6 +376,18 @@ pub(crate) fn cancel(py: Python<'_>, call: &Call<'_>) -> Outcome {
         let request = move |_: Python<'_>, _: &Keep| answer(task.request(&Arc::new(cancellation)));
         op::new(call.function, keep, Instant::new(request))
     }
+}
+
+pub(crate) fn interrupt(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let task = this(call)?.task()?;
+    let class = py.import("curio.errors")?.getattr("TaskInterrupted")?;
+    let origin = Origin::here(py, current_identity(py), Some(class.unbind()));
+    let cancellation = Arc::new(origin.into_cancellation(py)?);
+    let interrupt = move |py: Python<'_>, _: &Keep| -> Outcome {
+        let done = task.interrupt_with(&cancellation);
+        Ok(pyo3::types::PyBool::new(py, done).to_owned().into_any().into())
+    };
+    op::new(call.function, Some(call.object(0)), Instant::new(interrupt))
 }
 
 pub(crate) fn cancel_children(py: Python<'_>, call: &Call<'_>) -> Outcome {
@@ -480,7 +550,7 @@ unsafe extern "C" fn repr(task: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let (py, inner) = unsafe { (Python::assume_attached(), inner(task.cast())) };
     let text = || -> PyResult<String> {
         let coroutine = inner.coroutine.borrow().clone().unwrap_or_else(Object::none);
-        let coroutine = coroutine.bind(py).repr()?.to_string();
+        let coroutine = repr_of(&coroutine.bind(py))?;
         // SAFETY: a live object has a type.
         let class = unsafe { Bound::from_borrowed_ptr(py, ffi::Py_TYPE(task).cast()) };
         let class: String = class.getattr("__name__")?.extract()?;
@@ -603,7 +673,10 @@ pub(crate) fn check_class(class: &Bound<'_, PyAny>) -> PyResult<()> {
     if fits {
         return Ok(());
     }
-    Err(PyTypeError::new_err(format!("taskcls must be a subclass of Task, not {}", class.repr()?)))
+    Err(PyTypeError::new_err(format!(
+        "taskcls must be a subclass of Task, not {}",
+        repr_of(class)?
+    )))
 }
 
 /// The class of tasks, unless a kernel has its own.

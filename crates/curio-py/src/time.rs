@@ -15,8 +15,8 @@ use pyo3::types::PyTuple;
 use crate::coroutine::{Sent, instantiate, resume};
 use crate::error::{self, Origin, classes, timeout_of};
 use crate::function::Call;
-use crate::object::{Object, Outcome, Raised, take_error};
-use crate::op::{self, Instant, Keep, Operation, Plain};
+use crate::object::{Object, Outcome, Raised, repr_of, take_error};
+use crate::op::{self, Instant, Keep, Mapped, Operation, Plain};
 
 /// A time in seconds, as a duration; negative is zero. `None` for none, if that is allowed.
 fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResult<Duration> {
@@ -36,7 +36,7 @@ fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResul
             // Its own conversion has failed: too large an int, or whatever its class says.
             return Err(error);
         }
-        let message = format!("{name}() needs a number of seconds, not {}", given.repr()?);
+        let message = format!("{name}() needs a number of seconds, not {}", repr_of(&given)?);
         return Err(PyTypeError::new_err(message));
     }
     if value.is_nan() {
@@ -46,11 +46,44 @@ fn seconds(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResul
     Ok(Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX))
 }
 
-fn limit(call: &Call<'_>, py: Python<'_>, index: usize, name: &str) -> PyResult<Option<Duration>> {
+/// When a region ends. `None`: it sets no limit of its own.
+#[derive(Clone, Copy)]
+enum Limit {
+    After(Option<Duration>),
+    /// A moment of the kernel's clock, in nanoseconds.
+    At(Option<u64>),
+}
+
+impl Limit {
+    fn after(call: &Call<'_>, py: Python<'_>, name: &str) -> PyResult<Limit> {
+        let limit = (!call.is_none(0)).then(|| seconds(call, py, 0, name)).transpose()?;
+        Ok(Limit::After(limit))
+    }
+
+    fn at(call: &Call<'_>, py: Python<'_>, name: &str) -> PyResult<Limit> {
+        deadline(call, py, 0, name).map(Limit::At)
+    }
+
+    fn enter(self) -> curio::Result<TimeoutRegion> {
+        match self {
+            Limit::After(limit) => TimeoutRegion::enter(limit),
+            Limit::At(deadline) => TimeoutRegion::enter_until(|_| deadline),
+        }
+    }
+}
+
+/// A moment of the kernel's clock, in nanoseconds; `None` for none.
+pub(crate) fn deadline(
+    call: &Call<'_>,
+    py: Python<'_>,
+    index: usize,
+    name: &str,
+) -> PyResult<Option<u64>> {
     if call.is_none(index) {
         return Ok(None);
     }
-    seconds(call, py, index, name).map(Some)
+    let clock = seconds(call, py, index, name)?;
+    Ok(Some(u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// `sleep(seconds)`
@@ -77,6 +110,16 @@ impl Operation for SleepOp {
             Err(error) => Err(error::raise(py, &error)),
         })
     }
+}
+
+/// `wake_at(clock)`
+pub(crate) fn wake_at(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let sleep = curio::sleep_until(seconds(call, py, 0, "wake_at")?);
+    let woken = |_: Python<'_>, _: &Keep, clock: Duration| {
+        // SAFETY: attached; a new reference, or null with the error set.
+        unsafe { Object::owned(ffi::PyFloat_FromDouble(clock.as_secs_f64())) }
+    };
+    op::new(call.function, None, Plain(Mapped::new(sleep, woken)))
 }
 
 /// `clock()`
@@ -133,9 +176,23 @@ fn leave(
     }
 }
 
+/// Leaves a region of which nobody asks how it ended; `handled` is the exception that is being
+/// handled there, or `None`.
+pub(crate) fn leave_unseen(
+    py: Python<'_>,
+    region: &mut TimeoutRegion,
+    handled: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    if handled.is_none() {
+        region.leave_with(None);
+        return Ok(());
+    }
+    leave(py, region, handled, &OnExpiry::Raise).map(drop)
+}
+
 /// Leaves a region without an exception; tells if its time is over all the same.
 fn leave_in_time(py: Python<'_>, region: &mut TimeoutRegion) -> PyResult<()> {
-    let overrun = region.overrun();
+    let overrun = region.overrun().filter(|overrun| !overrun.is_zero());
     region.leave_with(None);
     let Some(overrun) = overrun else { return Ok(()) };
     let logger = py.import("logging")?.call_method1("getLogger", ("curio.time",))?;
@@ -147,21 +204,33 @@ fn leave_in_time(py: Python<'_>, region: &mut TimeoutRegion) -> PyResult<()> {
 
 /// `timeout_after(seconds, corofunc=None, *args)`
 pub(crate) fn timeout_after(py: Python<'_>, call: &Call<'_>) -> Outcome {
-    let limit = limit(call, py, 0, "timeout_after")?;
+    let limit = Limit::after(call, py, "timeout_after")?;
     limited(py, call, "timeout_after", limit, || OnExpiry::Raise)
 }
 
 /// `ignore_after(seconds, corofunc=None, *args, timeout_result=None)`
 pub(crate) fn ignore_after(py: Python<'_>, call: &Call<'_>) -> Outcome {
-    let limit = limit(call, py, 0, "ignore_after")?;
+    let limit = Limit::after(call, py, "ignore_after")?;
     limited(py, call, "ignore_after", limit, || OnExpiry::Ignore(call.object(3)))
+}
+
+/// `timeout_at(clock, corofunc=None, *args)`
+pub(crate) fn timeout_at(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let limit = Limit::at(call, py, "timeout_at")?;
+    limited(py, call, "timeout_at", limit, || OnExpiry::Raise)
+}
+
+/// `ignore_at(clock, corofunc=None, *args, timeout_result=None)`
+pub(crate) fn ignore_at(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    let limit = Limit::at(call, py, "ignore_at")?;
+    limited(py, call, "ignore_at", limit, || OnExpiry::Ignore(call.object(3)))
 }
 
 fn limited(
     py: Python<'_>,
     call: &Call<'_>,
     name: &'static str,
-    limit: Option<Duration>,
+    limit: Limit,
     on_expiry: impl FnOnce() -> OnExpiry,
 ) -> Outcome {
     if call.is_none(1) {
@@ -201,7 +270,7 @@ impl Driven {
 
 /// `timeout_after` over a coroutine.
 struct Limited {
-    limit: Option<Duration>,
+    limit: Limit,
     region: Option<TimeoutRegion>,
     driven: Driven,
     on_expiry: OnExpiry,
@@ -220,7 +289,7 @@ impl Operation for Limited {
         let this = self.get_mut();
         let region = match &mut this.region {
             Some(region) => region,
-            none => match TimeoutRegion::enter(this.limit) {
+            none => match this.limit.enter() {
                 Ok(region) => none.insert(region),
                 Err(error) => return Poll::Ready(Err(error::raise(py, &error))),
             },
@@ -250,7 +319,7 @@ pub(crate) struct TimeoutBlock {
 }
 
 struct BlockState {
-    limit: Option<Duration>,
+    limit: Limit,
     region: Option<TimeoutRegion>,
     on_expiry: OnExpiry,
     expired: bool,
@@ -267,7 +336,7 @@ unsafe impl<T> Send for Guarded<T> {}
 unsafe impl<T> Sync for Guarded<T> {}
 
 impl TimeoutBlock {
-    fn new(_py: Python<'_>, limit: Option<Duration>, on_expiry: OnExpiry) -> PyResult<Self> {
+    fn new(_py: Python<'_>, limit: Limit, on_expiry: OnExpiry) -> PyResult<Self> {
         // SAFETY: the singleton is always alive.
         let result = unsafe { Object::borrowed(ffi::Py_True()) };
         let state = BlockState { limit, region: None, on_expiry, expired: false, result };
@@ -295,7 +364,7 @@ impl TimeoutBlock {
         if state.region.is_some() {
             return Err(PyRuntimeError::new_err("the block of this timeout was entered already"));
         }
-        let region = TimeoutRegion::enter(state.limit);
+        let region = state.limit.enter();
         state.region = Some(region.map_err(|error| take_error(py, error::raise(py, &error)))?);
         drop(state);
         ready(py, slf.into_any().into())
@@ -340,23 +409,31 @@ impl TimeoutBlock {
         }
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
-        Err(async_only(py, "a timeout"))
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        enter_plainly(slf.as_any(), "a timeout")
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        Err(async_only(py, "a timeout"))
+    #[pyo3(signature = (*exception))]
+    fn __exit__<'py>(
+        slf: &Bound<'py, Self>,
+        exception: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        leave_plainly(slf.as_any(), "a timeout", exception)
     }
 }
 
-fn async_only(py: Python<'_>, what: &str) -> PyErr {
-    let message = format!("{what} is entered with 'async with'");
-    let class = py.import("curio.errors").and_then(|module| module.getattr("AsyncOnlyError"));
-    match class.and_then(|class| class.call1((message,))) {
-        Ok(error) => PyErr::from_value(error),
-        Err(error) => error,
-    }
+/// A plain `with`: in an async thread as `async with`, elsewhere an error.
+fn enter_plainly<'py>(block: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
+    block.py().import("curio._plain")?.call_method1("enter", (block, what))
+}
+
+/// Its end.
+fn leave_plainly<'py>(
+    block: &Bound<'py, PyAny>,
+    what: &str,
+    exception: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    block.py().import("curio._plain")?.call_method1("leave", (block, what, exception))
 }
 
 /// An awaitable that has the value already.
@@ -466,13 +543,124 @@ impl ShieldBlock {
         })
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
-        Err(async_only(py, "a shield"))
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        enter_plainly(slf.as_any(), "a shield")
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        Err(async_only(py, "a shield"))
+    #[pyo3(signature = (*exception))]
+    fn __exit__<'py>(
+        slf: &Bound<'py, Self>,
+        exception: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        leave_plainly(slf.as_any(), "a shield", exception)
+    }
+}
+
+/// `enable_cancellation(corofunc=None, *args)`
+pub(crate) fn enable_cancellation(py: Python<'_>, call: &Call<'_>) -> Outcome {
+    if call.is_none(0) {
+        return Ok(Bound::new(py, OpenBlock::default())?.into_any().into());
+    }
+    let (corofunc, args) = (call.get(py, 0), call.get(py, 1));
+    let args = args.cast::<PyTuple>().map_err(PyErr::from)?;
+    let coroutine = instantiate(py, "enable_cancellation", &corofunc, args)?;
+    op::new(call.function, Some(coroutine), Opened { driven: Driven { started: false } })
+}
+
+/// The number of shields that are to be opened.
+fn shields() -> PyResult<u32> {
+    match embed::with_shields(|shields| shields) {
+        0 => Err(PyRuntimeError::new_err(
+            "enable_cancellation() is for the inside of disable_cancellation()",
+        )),
+        shields => Ok(shields),
+    }
+}
+
+/// Makes a cancellation that has ended what was open pending; says whether it has.
+fn close_again(py: Python<'_>, exception: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let is_cancellation = exception.is_instance(classes(py).cancelled_error.bind(py))?;
+    if is_cancellation {
+        set_pending(py, Some(exception.clone().unbind()))?;
+    }
+    Ok(is_cancellation)
+}
+
+/// `enable_cancellation` over a coroutine.
+struct Opened {
+    driven: Driven,
+}
+
+impl Operation for Opened {
+    const KEEPS: bool = true;
+    const DELEGATES: bool = true;
+
+    fn poll(
+        self: Pin<&mut Self>,
+        py: Python<'_>,
+        keep: &Keep,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Outcome> {
+        let shields = match shields() {
+            Ok(shields) => shields,
+            Err(error) => return Poll::Ready(Err(error.into())),
+        };
+        embed::with_shields(|_| 0);
+        let polled = self.get_mut().driven.poll(py, keep);
+        embed::with_shields(|_| shields);
+        polled.map(|outcome| {
+            let Err(raised) = outcome else { return outcome };
+            let raised = take_error(py, raised);
+            if close_again(py, raised.value(py).as_any())? {
+                return Ok(Object::none());
+            }
+            Err(raised.into())
+        })
+    }
+}
+
+/// `async with enable_cancellation()`: a block inside of a shield that can be cancelled.
+#[pyclass(frozen, module = "curio", name = "OpenBlock")]
+#[derive(Default)]
+pub(crate) struct OpenBlock {
+    shields: std::sync::atomic::AtomicU32,
+}
+
+#[pymethods]
+impl OpenBlock {
+    fn __aenter__(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        ensure_running()?;
+        slf.get().shields.store(shields()?, std::sync::atomic::Ordering::Relaxed);
+        embed::with_shields(|_| 0);
+        ready(slf.py(), slf.into_any().into())
+    }
+
+    fn __aexit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        exception: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let shields = self.shields.load(std::sync::atomic::Ordering::Relaxed);
+        embed::with_shields(|_| shields);
+        let closed = !exception.is_none() && close_again(py, exception)?;
+        // SAFETY: the singletons are always alive.
+        ready(py, unsafe {
+            Object::borrowed(if closed { ffi::Py_True() } else { ffi::Py_False() })
+        })
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        enter_plainly(slf.as_any(), "enable_cancellation()")
+    }
+
+    #[pyo3(signature = (*exception))]
+    fn __exit__<'py>(
+        slf: &Bound<'py, Self>,
+        exception: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        leave_plainly(slf.as_any(), "enable_cancellation()", exception)
     }
 }
 
@@ -532,7 +720,7 @@ fn check_now(py: Python<'_>, wanted: Option<&Object>) -> Outcome {
 pub(crate) fn set_cancellation(py: Python<'_>, call: &Call<'_>) -> Outcome {
     let exception = call.get(py, 0);
     if !exception.is_none() && !exception.is_instance_of::<pyo3::exceptions::PyBaseException>() {
-        let message = format!("exc must be an exception or None, not {}", exception.repr()?);
+        let message = format!("exc must be an exception or None, not {}", repr_of(&exception)?);
         return Err(PyTypeError::new_err(message).into());
     }
     let set = |py: Python<'_>, keep: &Keep| {

@@ -64,6 +64,8 @@ pub enum ErrorKind {
     Io(io::Error),
     ReadBusy(String),
     WriteBusy(String),
+    TooLong(String),
+    Closed(String),
     Misuse(String),
     Outside(String),
     Other(Box<dyn std::error::Error + Send + Sync>),
@@ -81,6 +83,8 @@ pub struct Cancellation {
     pub site: Option<&'static Location<'static>>,
     /// The reason it gave.
     pub reason: Option<Arc<str>>,
+    /// Somebody at the monitor has asked.
+    pub by_monitor: bool,
     /// What a language binding wants to find again when the cancellation arrives.
     #[doc(hidden)]
     pub payload: Option<Arc<dyn Any + Send + Sync>>,
@@ -91,6 +95,9 @@ impl fmt::Display for Cancellation {
         f.write_str("cancelled")?;
         if let Some(id) = self.by {
             write!(f, " by task {id} ({})", self.by_name)?;
+        }
+        if self.by_monitor {
+            f.write_str(" from the monitor")?;
         }
         if let Some(site) = self.site {
             write!(f, " at {}:{}", site.file(), site.line())?;
@@ -200,6 +207,16 @@ impl Error {
         matches!(*self.kind, ErrorKind::ReadBusy(_) | ErrorKind::WriteBusy(_))
     }
 
+    /// A line is longer than the stream's limit.
+    pub fn is_too_long(&self) -> bool {
+        matches!(*self.kind, ErrorKind::TooLong(_))
+    }
+
+    /// Nobody is left at the other end of a [channel](crate::universal::channel).
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Closed(_))
+    }
+
     /// What was asked for cannot be: the program is wrong.
     pub fn is_misuse(&self) -> bool {
         matches!(*self.kind, ErrorKind::Misuse(_) | ErrorKind::Outside(_))
@@ -210,6 +227,19 @@ impl Error {
         match &*self.kind {
             ErrorKind::Io(error) => Some(error),
             _ => None,
+        }
+    }
+
+    /// The system's number of the error, also if it came with more words, as that of a failed
+    /// [`TcpStream::open`](crate::net::TcpStream::open) does: the first address's, then.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let mut error: &(dyn std::error::Error + 'static) = self.as_io()?;
+        loop {
+            let io = error.downcast_ref::<io::Error>();
+            if let Some(number) = io.and_then(io::Error::raw_os_error) {
+                return Some(number);
+            }
+            error = error.source()?;
         }
     }
 
@@ -256,6 +286,8 @@ impl fmt::Display for Error {
             ErrorKind::Other(error) => error.fmt(f),
             ErrorKind::ReadBusy(message)
             | ErrorKind::WriteBusy(message)
+            | ErrorKind::TooLong(message)
+            | ErrorKind::Closed(message)
             | ErrorKind::Misuse(message)
             | ErrorKind::Outside(message) => f.write_str(message),
         }
@@ -284,9 +316,29 @@ impl std::error::Error for Error {
     }
 }
 
+/// An I/O error; or the [`Error`] that was made one, as it was.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        Error::new(ErrorKind::Io(error))
+        error.downcast().unwrap_or_else(|error| Error::new(ErrorKind::Io(error)))
+    }
+}
+
+/// For code that knows I/O errors only. The error is inside, and comes out again when it is made
+/// one of ours; a cancellation is not of the kind `Interrupted`, after which such code tries again.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &*error.kind {
+            ErrorKind::Io(system) => match system.raw_os_error() {
+                Some(number) if error.progress.is_none() => {
+                    return io::Error::from_raw_os_error(number);
+                }
+                _ => system.kind(),
+            },
+            ErrorKind::Timeout(_) | ErrorKind::UncaughtTimeout => io::ErrorKind::TimedOut,
+            ErrorKind::ReadBusy(_) | ErrorKind::WriteBusy(_) => io::ErrorKind::ResourceBusy,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
     }
 }
 

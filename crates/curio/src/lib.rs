@@ -35,10 +35,17 @@
 //!
 //! - [`run`], [`Kernel`]: running a program.
 //! - [`spawn`], [`Task`], [`TaskRef`], [`current_task`]: tasks.
+//! - [`TaskGroup`]: tasks that end together.
 //! - [`sleep`], [`timeout_after`], [`ignore_after`], [`disable_cancellation`]: time.
-//! - [`net`][]: sockets.
+//! - [`net`][]: sockets, [servers](net::serve), other people's descriptors, TLS; [`Stream`]: lines and
+//!   blocks over them.
+//! - [`sched`]: what primitives of one's own are made of.
+//! - [`run_in_thread`]: what blocks, and what takes long.
+//! - [`process`]: child processes.
+//! - [`universal`]: queues, channels and events between kernels, threads and other executors.
+//! - [`monitor`]: looking into a program while it runs, or hangs.
 //! - [`Error`]: one error type, with predicates.
-//! - [`testing`]: a virtual clock and a drawn run order.
+//! - [`testing`]: a virtual clock, a drawn run order, a simulated network, interruptions everywhere.
 //!
 //! # Cancellation, in full
 //!
@@ -56,21 +63,42 @@
 
 #![deny(missing_docs)]
 
+pub mod debug;
+pub mod monitor;
 pub mod net;
+pub mod process;
+pub mod sched;
+pub mod signal;
+pub mod sync;
 pub mod testing;
+pub mod universal;
 
+mod activation;
 mod error;
+mod group;
 mod kernel;
+mod queue;
+mod stream;
 mod task;
 mod time;
 mod traps;
+mod worker;
 
+pub use activation::Activation;
 pub use error::{Cancellation, Error, Result};
-pub use kernel::{Builder, Clock, Event, Kernel, Label, Poller, Stopper, TaskInfo, TaskState};
+pub use group::{TaskGroup, WaitFor};
+pub use kernel::{
+    Builder, Clock, Event, Kernel, Label, Poller, StateName, Stopper, Target, TaskInfo, TaskState,
+};
+pub use queue::{LifoQueue, PriorityQueue, Queue, RawQueue, Unsent};
+pub use signal::SignalSet;
+pub use stream::{LINE_LIMIT, Stream, Transport};
 pub use task::{Task, TaskBuilder, TaskRef, current_task, get_all_tasks, spawn};
 pub use time::{
-    Sleep, check_cancellation, clock, disable_cancellation, ignore_after, sleep, timeout_after,
+    Sleep, check_cancellation, clock, disable_cancellation, ignore_after, ignore_at, sleep,
+    sleep_until, timeout_after, timeout_at,
 };
+pub use worker::{is_abandoned, run_in_thread};
 
 use std::future::Future;
 
@@ -88,6 +116,7 @@ use std::future::Future;
 /// # Ok(())
 /// # }
 /// ```
+#[track_caller]
 pub fn run<T: 'static>(future: impl Future<Output = Result<T>> + 'static) -> Result<T> {
     let mut kernel = Kernel::new()?;
     let result = kernel.run_ended(future);
@@ -99,16 +128,25 @@ pub fn run<T: 'static>(future: impl Future<Output = Result<T>> + 'static) -> Res
 #[doc(hidden)]
 pub mod embed {
     pub use crate::error::{ErrorKind, TaskFailure, Timeout};
+    pub use crate::group::{Ended, Group, Member, Until as GroupUntil};
     pub use crate::kernel::{
-        Body, Direction, End, Epoll, Exit, Label, ReadyTrap, Source, Spawn, TaskKey, Until,
-        context, current_face, in_foreign_future, is_running, nested, set_own_cancel,
+        Body, Direction, End, Epoll, Exit, Label, Locator, ReadyTrap, Source, Spawn, TaskKey,
+        Until, context, current_face, in_foreign_future, is_running, nested, set_own_cancel,
         spawn_body as spawn, take_pending, with_shields,
     };
+    pub use crate::monitor::{Address, Frame, Inspector, Seen, Stack};
+    pub use crate::net::{Acceptor, ConnectOptions, Lent, connect_any};
+    pub use crate::process::ended;
+    pub use crate::queue::{Container, Fifo, Lifo, RawQueue, Unsent};
+    pub use crate::signal::{Handlers, Pipe};
+    pub use crate::stream::{Input, Link, Reader};
+    pub use crate::sync::{Held, RawLock, TurnTrap};
     pub use crate::time::{TimeoutRegion, Verdict};
     pub use crate::traps::{JoinTrap, SleepTrap, Wait, YieldNow};
+    pub use crate::worker::{Completer, Completion, Outside, Pool, completion, name_thread};
 }
 
-/// The examples of the two READMEs are run as this crate's.
+/// The examples of the two READMEs and of the guides are run as this crate's.
 #[cfg(doctest)]
 mod readmes {
     #[doc = include_str!("../../../README.md")]
@@ -116,4 +154,28 @@ mod readmes {
 
     #[doc = include_str!("../README.md")]
     struct Crate;
+
+    #[doc = include_str!("../../../docs/cancelling.md")]
+    struct Cancelling;
+
+    #[doc = include_str!("../../../docs/groups.md")]
+    struct Groups;
+
+    #[doc = include_str!("../../../docs/primitives.md")]
+    struct Primitives;
+
+    #[doc = include_str!("../../../docs/subprocesses.md")]
+    struct Subprocesses;
+
+    #[doc = include_str!("../../../docs/testing.md")]
+    struct Testing;
+
+    #[doc = include_str!("../../../docs/tutorial.md")]
+    struct Tutorial;
+
+    #[doc = include_str!("../../../docs/universal.md")]
+    struct Universal;
+
+    #[doc = include_str!("../../../docs/workers.md")]
+    struct Workers;
 }

@@ -14,7 +14,7 @@ use crate::error::{Cancellation, Error, ErrorKind, Result, TaskFailure};
 use crate::kernel::{
     self, Core, End, Label, Spawn, State, TaskInfo, TaskKey, TaskState, all_tasks,
 };
-use crate::traps::{JoinTrap, Wait, outside};
+use crate::traps::{JoinTrap, Wait, at, outside};
 
 /// Starts a new task that runs `future`.
 ///
@@ -119,13 +119,24 @@ impl<T: 'static> Task<T> {
         main: bool,
     ) -> Task<T> {
         if label.name.is_empty() {
-            label.name = std::any::type_name::<F>().into();
+            label.name = name_of::<F>().into();
         }
         let outcome = Rc::new(RefCell::new(Outcome::Running));
         let body = Box::pin(body(future, outcome.clone(), main));
-        let task = core.spawn(body, Spawn { daemon, label, face: 0 });
+        let task = core.spawn(body, Spawn { daemon, own: false, label, face: 0 });
+        task.announce();
         Task { task, outcome }
     }
+}
+
+/// What a task is called that runs such a future: an `async` block's type has the name of the
+/// function that it stands in.
+pub(crate) fn name_of<F>() -> &'static str {
+    let mut name = std::any::type_name::<F>();
+    while let Some(around) = name.strip_suffix("::{{closure}}") {
+        name = around;
+    }
+    name
 }
 
 /// What the kernel polls: the user's future, and what is to be done with its end.
@@ -180,7 +191,7 @@ pub(crate) fn interrupt_foreign<T>(foreign: impl FnOnce(&State) -> bool) -> Poll
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "with a value that is not a text".into())
@@ -207,8 +218,17 @@ impl<T> Task<T> {
     ///
     /// # Cancellation
     /// The other task runs on; only the waiting is given up.
-    pub async fn join(&self) -> Result<T> {
-        self.task.wait().await?;
+    #[track_caller]
+    pub fn join(&self) -> impl Future<Output = Result<T>> + use<'_, T> {
+        let end = self.task.wait();
+        async move {
+            end.await?;
+            self.take_result()
+        }
+    }
+
+    /// What a join gives at the end.
+    pub(crate) fn take_result(&self) -> Result<T> {
         self.take_outcome().map_err(|cause| {
             if cause.is_misuse() {
                 return cause;
@@ -216,6 +236,14 @@ impl<T> Task<T> {
             let (id, name) = (self.id(), self.name().into());
             Error::new(ErrorKind::Task(TaskFailure { id, name, cause }))
         })
+    }
+
+    /// Looks at how it has ended, if that is there.
+    pub(crate) fn with_outcome<R>(&self, look: impl FnOnce(Option<&Result<T>>) -> R) -> R {
+        match &*self.outcome.borrow() {
+            Outcome::Ended(result) => look(Some(result)),
+            Outcome::Running | Outcome::Taken => look(None),
+        }
     }
 
     pub(crate) fn take_outcome(&self) -> Result<T> {
@@ -262,6 +290,16 @@ pub struct TaskRef {
 impl TaskRef {
     pub(crate) fn new(core: Rc<Core>, key: TaskKey, info: Arc<TaskInfo>) -> Self {
         TaskRef { core, key, info }
+    }
+
+    /// Tells the activations that it was made. A binding does it when its own part is ready.
+    #[doc(hidden)]
+    pub fn announce(&self) {
+        self.core.tell(|activation| activation.created(self));
+    }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
     }
 
     #[doc(hidden)]
@@ -318,8 +356,9 @@ impl TaskRef {
     ///
     /// # Cancellation
     /// The other task runs on; only the waiting is given up.
+    #[track_caller]
     pub fn wait(&self) -> Wait<JoinTrap> {
-        Wait::new(JoinTrap::new(self.core.clone(), self.key))
+        Wait::new(JoinTrap::new(self.core.clone(), self.key, self.id()))
     }
 
     /// Asks the task to end, and waits until it has.
@@ -352,10 +391,44 @@ impl TaskRef {
         self.request(&Arc::new(here(Location::caller())))
     }
 
+    /// Ends the operation that the task is blocked in, or its next one, with an error that
+    /// [`is_cancelled`](Error::is_cancelled), and does not wait. The task is not asked to end, and its
+    /// limits stay: it may go on, and can be cancelled or interrupted again. Gives `false` if it has
+    /// ended, or is about to be interrupted anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> curio::Result<()> {
+    /// curio::run(async {
+    ///     let sleeper = curio::spawn(async {
+    ///         let woken = curio::sleep(Duration::from_secs(1000)).await;
+    ///         assert!(woken.unwrap_err().is_cancelled());
+    ///         curio::sleep(Duration::from_millis(1)).await // and goes on
+    ///     });
+    ///     curio::sleep(Duration::ZERO).await?;
+    ///     assert!(sleeper.interrupt());
+    ///     sleeper.join().await.map(drop)
+    /// })
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn interrupt(&self) -> bool {
+        self.interrupt_with(&Arc::new(here(Location::caller())))
+    }
+
+    #[doc(hidden)]
+    pub fn interrupt_with(&self, cancellation: &Arc<Cancellation>) -> bool {
+        self.core.with_state(|state| state.interrupt(self.key, cancellation))
+    }
+
     #[doc(hidden)]
     pub fn request(&self, cancellation: &Arc<Cancellation>) -> bool {
         let alive = !self.terminated();
-        self.core.with_state(|state| state.cancel(self.key, cancellation));
+        let now = self.core.last_reading();
+        self.core.with_state(|state| state.cancel(self.key, cancellation, now));
         alive
     }
 
@@ -365,7 +438,8 @@ impl TaskRef {
         cancellation: Cancellation,
     ) -> impl Future<Output = Result<bool>> + use<> {
         let task = self.clone();
-        async move {
+        let site = cancellation.site.unwrap_or(Location::caller());
+        at(site, async move {
             if kernel::with_current(|core| core.state().is_current(task.key)) == Some(true) {
                 return Err(Error::misuse(
                     "a task cannot cancel itself and wait for its own end; return, or ask \
@@ -377,7 +451,7 @@ impl TaskRef {
             }
             task.wait().await?;
             Ok(true)
-        }
+        })
     }
 
     /// Cancels every active child, all of them at once, and waits until they have ended.
@@ -395,7 +469,8 @@ impl TaskRef {
         cancellation: Cancellation,
     ) -> impl Future<Output = Result<()>> + use<> {
         let children = self.children();
-        async move {
+        let site = cancellation.site.unwrap_or(Location::caller());
+        at(site, async move {
             let cancellation = Arc::new(cancellation);
             for child in &children {
                 child.request(&cancellation);
@@ -404,7 +479,26 @@ impl TaskRef {
                 child.wait().await?;
             }
             Ok(())
-        }
+        })
+    }
+
+    /// How many limits there are around what it does; `None` if it cannot be interrupted now.
+    pub(crate) fn open_limits(&self) -> Option<usize> {
+        Some(self.core.state().limits(self.key)?.len())
+    }
+
+    /// Lets one of them expire now, 0 is the innermost; `None` is the kernel's first one.
+    pub(crate) fn expire_limit(&self, number: Option<usize>) {
+        let now = self.core.now();
+        self.core.with_state(|state| {
+            let limit = match number {
+                None => state.first_timeout(),
+                Some(number) => state.limits(self.key).and_then(|all| all.get(number).copied()),
+            };
+            if let Some(limit) = limit {
+                state.expire_now(limit, now);
+            }
+        });
     }
 
     #[doc(hidden)]
@@ -432,7 +526,7 @@ impl fmt::Debug for TaskRef {
 }
 
 /// A cancellation by the running task.
-fn here(site: &'static Location<'static>) -> Cancellation {
+pub(crate) fn here(site: &'static Location<'static>) -> Cancellation {
     let by = current_task().ok();
     // Not the task itself: tasks that cancel each other would keep each other alive.
     Cancellation {
@@ -462,5 +556,9 @@ pub fn current_task() -> Result<TaskRef> {
 /// # Errors
 /// Misuse outside of a kernel.
 pub fn get_all_tasks() -> Result<Vec<TaskRef>> {
-    kernel::with_current(all_tasks).ok_or_else(|| outside("get_all_tasks"))
+    kernel::with_current(all_tasks).ok_or_else(|| {
+        Error::misuse(
+            "get_all_tasks was called outside of a Curio kernel; Kernel::tasks lists them",
+        )
+    })
 }

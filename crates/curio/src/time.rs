@@ -15,6 +15,7 @@
 //! - Code that does not block finishes normally, even if its time is over.
 
 use std::future::{Future, poll_fn};
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result, Timeout};
 use crate::kernel::{self, Core, Region, TimeoutEnd, TimeoutKey};
 use crate::task::interrupt_foreign;
-use crate::traps::{SleepTrap, Wait, YieldNow, outside};
+use crate::traps::{SleepTrap, Wait, YieldNow, at, outside};
 
 /// Sleeps for at least `duration`; zero lets the other ready tasks run first.
 /// Gives the clock's value on waking (see [`clock`]).
@@ -45,6 +46,7 @@ use crate::traps::{SleepTrap, Wait, YieldNow, outside};
 /// })
 /// # }
 /// ```
+#[track_caller]
 pub fn sleep(duration: Duration) -> Sleep {
     let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     Sleep(if nanoseconds == 0 {
@@ -52,6 +54,19 @@ pub fn sleep(duration: Duration) -> Sleep {
     } else {
         Sleeping::Timer(Wait::new(SleepTrap::new(nanoseconds)))
     })
+}
+
+/// Sleeps until the [`clock`] has reached `deadline`; if it has, lets other ready tasks run first.
+/// Gives the clock's value on waking.
+///
+/// # Errors
+/// Misuse outside of a kernel.
+///
+/// # Cancellation
+/// Nothing is lost.
+#[track_caller]
+pub fn sleep_until(deadline: Duration) -> impl Future<Output = Result<Duration>> {
+    at(Location::caller(), async move { sleep(left(deadline, "sleep_until")?).await })
 }
 
 /// The future of [`sleep`].
@@ -123,6 +138,34 @@ pub async fn timeout_after<T>(
     Err(Error::new(ErrorKind::Timeout(expired)).with_progress(done))
 }
 
+/// As [`timeout_after`], with a limit that ends at `deadline` of the [`clock`].
+///
+/// # Cancellation
+/// As that of `future`.
+pub async fn timeout_at<T>(
+    deadline: Duration,
+    future: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout_after(left(deadline, "timeout_at")?, future).await
+}
+
+/// As [`ignore_after`], with a limit that ends at `deadline` of the [`clock`].
+///
+/// # Cancellation
+/// As that of `future`.
+pub async fn ignore_at<T>(
+    deadline: Duration,
+    future: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
+    ignore_after(left(deadline, "ignore_at")?, future).await
+}
+
+/// The time until `deadline`, from which on the clock is read once more: it is never early.
+fn left(deadline: Duration, operation: &str) -> Result<Duration> {
+    let now = kernel::with_current(|core| core.now()).ok_or_else(|| outside(operation))?;
+    Ok(deadline.saturating_sub(Duration::from_nanos(now)))
+}
+
 /// As [`timeout_after`], but an expired limit gives `None` instead of an error.
 ///
 /// # Cancellation
@@ -135,7 +178,7 @@ pub async fn ignore_after<T>(
     if expired.is_some() { Ok(None) } else { result.map(Some) }
 }
 
-async fn limited<T>(
+pub(crate) async fn limited<T>(
     limit: Option<Duration>,
     future: impl Future<Output = Result<T>>,
 ) -> Result<(Result<T>, Option<Timeout>)> {

@@ -12,26 +12,33 @@
 //!
 //! The poller's events, the timers and other tasks *fire* waits; they never fail.
 //!
-//! Firing a wait hands nothing over today: an end, a moment, a readiness stays what it is if
-//! the interrupt had come before. A trap that hands something over must pass over tasks that
-//! were prodded, or take it back in [`Trap::ended`].
+//! An end, a moment, a readiness stays what it is if the interrupt had come before. A trap
+//! that is *handed* something when it is fired (a lock, an item) takes it back in
+//! [`Trap::ended`], which tells whether the result was used, and passes it on.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::panic::Location;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::{self, Core, State, TaskKey, TaskState, WaitKey};
+use crate::kernel::{self, Blocked, Core, State, Target, TaskKey, TaskState, WaitKey};
 
 /// Something that a task can block in.
 #[doc(hidden)]
 pub trait Trap {
     /// The operation, for the error of awaiting it outside of a kernel.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
 
     /// What the task's state is while it waits.
     fn state(&self) -> TaskState;
+
+    /// What is waited for, for the monitor.
+    fn target(&self) -> Target {
+        Target::Nothing
+    }
 
     /// What would be waited for is there already: the trap does not block, and so is no
     /// cancellation point.
@@ -46,9 +53,16 @@ pub trait Trap {
     /// Leaves the line without having been fired.
     fn disarm(&mut self, state: &mut State, wait: WaitKey);
 
-    /// Is told that the wait is over, fired or given up.
-    fn ended(&mut self, state: &mut State, wait: WaitKey) {
-        let _ = (state, wait);
+    /// What has fired it cannot be given to anybody else: it is used even if an interrupt had come
+    /// before, which waits for the next trap then.
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// Is told that the wait is over, fired or given up; it is still in the table. Unless `used`,
+    /// its task does not learn that it was fired: an interrupt came first, or nobody asks.
+    fn ended(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey, used: bool) {
+        let _ = (core, state, wait, used);
     }
 }
 
@@ -57,18 +71,36 @@ pub trait Trap {
 #[must_use = "a trap does nothing unless it is awaited"]
 pub struct Wait<T: Trap> {
     trap: T,
+    /// The line of Rust that has made it.
+    site: &'static Location<'static>,
     armed: Option<(Rc<Core>, WaitKey)>,
 }
 
+/// A wait that may be looked into when it is over.
 impl<T: Trap> Wait<T> {
+    /// The trap, with what it keeps for whoever has waited.
+    pub(crate) fn trap_mut(&mut self) -> &mut T {
+        &mut self.trap
+    }
+}
+
+impl<T: Trap> Wait<T> {
+    #[track_caller]
     pub(crate) fn new(trap: T) -> Self {
-        Wait { trap, armed: None }
+        Wait { trap, site: Location::caller(), armed: None }
+    }
+
+    /// Whether it was fired: when polled next, it is ready.
+    pub(crate) fn fired(&self) -> bool {
+        self.armed.as_ref().is_some_and(|(core, wait)| core.state().fired(*wait))
     }
 
     fn arm(&mut self, cx: &Context<'_>) -> Poll<Result<()>> {
         let waker = cx.waker();
         let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
-        let Some(core) = kernel::current() else { return Poll::Ready(Err(outside(T::NAME))) };
+        let Some(core) = kernel::current() else {
+            return Poll::Ready(Err(outside(self.trap.name())));
+        };
         let armed = core.with_state(|state| {
             if self.trap.done(&core, state) {
                 return Ok(None);
@@ -76,7 +108,9 @@ impl<T: Trap> Wait<T> {
             if let Some(interrupt) = state.take_interrupt(|| core.now()) {
                 return Err(interrupt);
             }
-            let wait = state.insert_wait(self.trap.state(), foreign);
+            let (task_state, target) = (self.trap.state(), self.trap.target());
+            let site = Some(site(self.site));
+            let wait = state.insert_wait(Blocked { state: task_state, target, site }, foreign);
             if let Err(error) = self.trap.arm(&core, state, wait) {
                 state.remove_wait(wait);
                 return Err(error);
@@ -105,22 +139,23 @@ impl<T: Trap + Unpin> Future for Wait<T> {
         let waker = cx.waker();
         let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
         let result = core.with_state(|state| {
-            let fired = state.fired(wait);
-            let result = if fired && state.fired_first(wait) {
+            // What is due is fired while the interrupt is looked for: this wait perhaps, too.
+            let kept = this.trap.keeps() && state.fired(wait);
+            let result = if kept || state.fired_first(wait) {
                 Ok(())
             } else if let Some(interrupt) = state.take_interrupt(|| core.now()) {
-                if !fired {
+                if !state.fired(wait) {
                     this.trap.disarm(state, wait);
                 }
                 Err(interrupt)
-            } else if fired {
+            } else if state.fired(wait) {
                 Ok(())
             } else {
                 state.renew_wait(wait, foreign);
                 state.block(wait);
                 return Poll::Pending;
             };
-            this.trap.ended(state, wait);
+            this.trap.ended(core, state, wait, result.is_ok());
             state.remove_wait(wait);
             Poll::Ready(result)
         });
@@ -138,11 +173,50 @@ impl<T: Trap> Drop for Wait<T> {
                 if !state.fired(wait) {
                     self.trap.disarm(state, wait);
                 }
-                self.trap.ended(state, wait);
+                self.trap.ended(&core, state, wait, false);
                 state.remove_wait(wait);
             });
         }
     }
+}
+
+/// Runs an operation that is made of several traps; the monitor shows `site` for all of them.
+pub(crate) async fn at<T>(
+    site: &'static Location<'static>,
+    operation: impl Future<Output = T>,
+) -> T {
+    let mut operation = pin!(operation);
+    poll_fn(|cx| {
+        let _here = SITE.get().is_none().then(|| Here::new(site));
+        operation.as_mut().poll(cx)
+    })
+    .await
+}
+
+thread_local! {
+    /// The line that awaits the operation which is being polled, if it is made of several traps.
+    static SITE: Cell<Option<&'static Location<'static>>> = const { Cell::new(None) };
+}
+
+/// Says, while it lives, which line awaits what is being polled.
+struct Here;
+
+impl Here {
+    fn new(site: &'static Location<'static>) -> Here {
+        SITE.set(Some(site));
+        Here
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        SITE.set(None);
+    }
+}
+
+/// The line that awaits the operation which is being polled; `own` if it is a single trap.
+pub(crate) fn site(own: &'static Location<'static>) -> &'static Location<'static> {
+    SITE.get().unwrap_or(own)
 }
 
 /// The error of a trap that is awaited where no kernel runs.
@@ -225,7 +299,9 @@ impl SleepTrap {
 }
 
 impl Trap for SleepTrap {
-    const NAME: &'static str = "sleep";
+    fn name(&self) -> &'static str {
+        "sleep"
+    }
 
     fn state(&self) -> TaskState {
         TaskState::TimeSleep
@@ -244,7 +320,7 @@ impl Trap for SleepTrap {
         }
     }
 
-    fn ended(&mut self, state: &mut State, wait: WaitKey) {
+    fn ended(&mut self, _core: &Rc<Core>, state: &mut State, wait: WaitKey, _used: bool) {
         state.show_sleep(wait, None);
     }
 }
@@ -254,19 +330,26 @@ impl Trap for SleepTrap {
 pub struct JoinTrap {
     kernel: Rc<Core>,
     target: TaskKey,
+    id: u64,
 }
 
 impl JoinTrap {
-    pub(crate) fn new(kernel: Rc<Core>, target: TaskKey) -> Self {
-        JoinTrap { kernel, target }
+    pub(crate) fn new(kernel: Rc<Core>, target: TaskKey, id: u64) -> Self {
+        JoinTrap { kernel, target, id }
     }
 }
 
 impl Trap for JoinTrap {
-    const NAME: &'static str = "join";
+    fn name(&self) -> &'static str {
+        "join"
+    }
 
     fn state(&self) -> TaskState {
         TaskState::TaskJoin
+    }
+
+    fn target(&self) -> Target {
+        Target::Task(self.id)
     }
 
     fn done(&mut self, core: &Rc<Core>, state: &State) -> bool {

@@ -7,18 +7,19 @@
 //! Closing a socket while another task waits on it has no test: the waiting borrows it,
 //! so such a program does not compile.
 
+mod common;
+
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use curio::net::{TcpListener, TcpStream};
 use curio::{Error, Kernel, Result, TaskBuilder, TaskState, sleep, spawn, timeout_after};
 
-static ALONE: Mutex<()> = Mutex::new(());
+use common::{alone, descriptors};
 
 const YIELD: Duration = Duration::ZERO;
 
@@ -26,13 +27,9 @@ const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// Runs a program; all descriptors are closed after it.
 fn run<T: 'static>(program: impl Future<Output = Result<T>> + 'static) -> T {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let before = descriptors();
     let result = curio::run(program).unwrap();
     assert_eq!(descriptors(), before);
@@ -518,7 +515,7 @@ fn a_listener_that_always_has_somebody_starves_nobody() {
 
 #[test]
 fn a_socket_goes_from_one_kernel_to_the_next() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let before = descriptors();
     let mut first = Kernel::new().unwrap();
     let (stream, mut peer) = first
@@ -550,7 +547,7 @@ fn a_socket_goes_from_one_kernel_to_the_next() {
 
 #[test]
 fn a_dropped_kernel_closes_its_tasks_sockets() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let before = descriptors();
     let mut kernel = Kernel::new().unwrap();
     let mut peer = kernel
@@ -568,20 +565,45 @@ fn a_dropped_kernel_closes_its_tasks_sockets() {
 }
 
 #[test]
-fn a_virtual_kernel_has_no_descriptors_and_says_so() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn a_virtual_kernel_has_descriptors_and_no_time() {
+    let _alone = alone();
+    let start = std::time::Instant::now();
+    let day = Duration::from_secs(86_400);
+    curio::testing::virtual_kernel()
+        .run(async move {
+            let (listener, address) = listen()?;
+            let server = spawn(async move {
+                let (client, _) = listener.accept().await?;
+                let mut word = [0; 5];
+                client.recv_exact(&mut word).await?;
+                sleep(day).await?;
+                client.send_all(&word).await
+            });
+            let client = TcpStream::connect(address).await?;
+            sleep(day).await?;
+            client.send_all(b"hello").await?;
+            let mut word = [0; 5];
+            let early = timeout_after(day / 2, client.recv_exact(&mut word)).await;
+            assert!(early.unwrap_err().is_timeout());
+            client.recv_exact(&mut word).await?;
+            assert_eq!(&word, b"hello");
+            server.join().await
+        })
+        .unwrap();
+    assert!(start.elapsed() < day);
+    // A peer that says nothing is no reason to hang.
     let error = curio::testing::virtual_kernel()
         .run(async {
             let (listener, _) = listen()?;
             listener.accept().await.map(drop)
         })
         .unwrap_err();
-    assert_eq!(error.as_io().unwrap().kind(), ErrorKind::Unsupported);
+    assert_eq!(error.as_io().unwrap().kind(), ErrorKind::Deadlock);
 }
 
 #[test]
 fn sockets_outside_of_a_kernel_are_misuse() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let (listener, _) = listen().unwrap();
     let mut accept = std::pin::pin!(listener.accept());
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

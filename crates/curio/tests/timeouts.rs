@@ -5,8 +5,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use curio::sync::Event;
 use curio::testing::virtual_kernel;
 use curio::{
     Error, Result, check_cancellation, clock, disable_cancellation, ignore_after, sleep, spawn,
@@ -416,4 +417,50 @@ fn deadlines_are_not_rounded() {
         }
         Ok(())
     });
+}
+
+/// The look for an interrupt fires what is due, the very wait among it; its timer was then removed
+/// a second time, and with it perhaps another's.
+#[test]
+fn a_sleep_is_over_before_its_task_sees_that_its_limit_was() {
+    let compute_until = |start: Instant, milliseconds| {
+        while start.elapsed() < Duration::from_millis(milliseconds) {}
+    };
+    let expired = curio::run(async move {
+        let start = Instant::now();
+        let victim =
+            spawn(ignore_after(Duration::from_millis(10), sleep(Duration::from_millis(20))));
+        sleep(Duration::ZERO).await?;
+        compute_until(start, 12);
+        // The kernel sees that the limit is over, and then the sleep is over, too.
+        ignore_after(Duration::ZERO, async { check_cancellation() }).await?;
+        compute_until(start, 30);
+        victim.join().await
+    });
+    assert_eq!(expired.unwrap(), None);
+}
+
+/// The machine kept the kernel from running until both deadlines had passed: both fired at once,
+/// and the second was a timeout for a task that the first one's had been about to wake.
+#[test]
+fn a_kernel_that_is_late_meets_deadlines_in_their_order() {
+    let result = curio::run(async {
+        let event = Rc::new(Event::new());
+        let waiter = spawn({
+            let event = event.clone();
+            timeout_after(ms(20), async move { event.wait().await })
+        });
+        let setter = spawn({
+            let event = event.clone();
+            async move {
+                sleep(ms(10)).await?;
+                event.set().await
+            }
+        });
+        sleep(ms(1)).await?;
+        std::thread::sleep(ms(40));
+        setter.join().await?;
+        waiter.join().await
+    });
+    assert!(result.is_ok(), "{result:?}");
 }

@@ -17,6 +17,10 @@
 //! resumptions, whichever is first. A task whose I/O never blocks is made to
 //! yield after [`BUDGET`] operations.
 //!
+//! *As if in time.* A kernel that had nothing else to do and wakes up late, because
+//! the machine was busy, meets the deadlines that have passed one by one: what the
+//! first of them wakes runs before the next one fires.
+//!
 //! ```text
 //!            ┌────────────── ready queue ◀──────────────┐
 //!            ▼                                          │ fire, prod
@@ -28,6 +32,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +41,7 @@ use std::time::Duration;
 
 mod clock;
 mod poller;
+mod published;
 mod source;
 mod state;
 mod task;
@@ -44,27 +50,40 @@ mod wait;
 mod wake;
 
 pub use clock::Clock;
-pub(crate) use clock::VirtualClock;
+pub(crate) use clock::{MonotonicClock, VirtualClock};
 pub(crate) use poller::VirtualPoller;
 pub use poller::{Epoll, Event, Poller};
 pub use source::{Direction, ReadyTrap, Source};
+pub(crate) use source::{Flush, busy, waiting_on};
 pub use state::Spawn;
-pub use task::{Body, End, Label, TaskInfo, TaskKey, TaskState};
+pub use task::{Body, End, Label, StateName, Target, TaskInfo, TaskKey, TaskState};
 
-pub(crate) use state::State;
+use published::Published;
 pub(crate) use state::{Expiry, TimeoutEnd};
+pub(crate) use state::{State, splitmix};
+pub(crate) use task::Blocked;
 use task::OwnCancel;
 pub(crate) use timers::TimerKey;
-pub(crate) use wait::WaitKey;
 pub(crate) use wait::{Region, TimeoutKey};
-pub(crate) use wake::is_own;
+pub(crate) use wait::{WaitKey, WaitQueue};
+pub(crate) use wake::{Door, Job, is_own};
 
+use crate::activation::Activation;
 use crate::error::{Cancellation, Error, Result};
+use crate::monitor::{self, Inspector, Monitor};
+use crate::signal::{Handlers, Signals};
 use crate::task::{Task, TaskRef};
-use wake::{Door, StackWaker};
+use wake::StackWaker;
 
 /// How many operations that did not block a task may do before it must yield.
 const BUDGET: u32 = 64;
+
+/// Nanoseconds after which a turn ends before its next operation, whatever is left of the budget:
+/// large operations take long.
+const TURN: u64 = 100_000;
+
+/// The clock is read after this many operations of a turn: most turns have fewer.
+const OPERATIONS_A_READING: u32 = 4;
 
 /// How long ready tasks may keep the kernel from looking at the world.
 const LOOK_AFTER: u64 = 250_000;
@@ -90,10 +109,46 @@ pub struct Core {
     door: Arc<Door>,
     /// Operations that the running task may still do without blocking.
     budget: Cell<u32>,
+    /// When the running task's turn had its first operations behind it.
+    turn_began: Cell<u64>,
+    /// A turn was too long: others may have been kept waiting.
+    overrun: Cell<bool>,
     last_look: Cell<u64>,
     last_reading: Cell<u64>,
+    /// Who is told of what happens to tasks, until the kernel's end.
+    activations: RefCell<Vec<Rc<dyn Activation>>>,
+    /// Signals that its tasks watch, once they do; and whose handlers they come from.
+    signals: RefCell<Option<Rc<Signals>>>,
+    signal_handlers: RefCell<Option<Rc<dyn Handlers>>>,
     shut: Cell<bool>,
     running: Cell<bool>,
+}
+
+/// A kernel, as other threads see it.
+#[derive(Clone)]
+pub(crate) struct View {
+    published: Arc<Published>,
+    door: Arc<Door>,
+}
+
+impl View {
+    /// The tasks that have not ended, by id.
+    pub(crate) fn tasks(&self) -> Vec<(TaskKey, Arc<TaskInfo>)> {
+        self.published.list()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.published.count()
+    }
+
+    /// Asks for a task to be cancelled, and does not wait.
+    pub(crate) fn cancel(&self, task: TaskKey, cancellation: Cancellation) {
+        self.door.ask(Box::new(move |core| {
+            let now = core.last_reading();
+            core.with_state(|state| state.cancel(task, &Arc::new(cancellation), now));
+        }));
+    }
 }
 
 /// Why the kernel has left its loop.
@@ -118,6 +173,8 @@ pub enum Until {
     AllDone(Option<TaskKey>),
     /// Until this task has ended.
     Ended(TaskKey),
+    /// Until this task has ended, or the tasks that were ready, or were woken, have had their turns.
+    Turn(TaskKey),
     /// What is ready now, and what the poller has at hand.
     OnePass,
 }
@@ -138,7 +195,7 @@ pub(crate) fn exhausted() -> bool {
     with_current(|core| {
         let left = core.budget.get();
         core.budget.set(left.saturating_sub(1));
-        left == 0
+        left == 0 || (left % OPERATIONS_A_READING == 0 && left < BUDGET && core.overruns(left))
     })
     .unwrap_or(false)
 }
@@ -155,16 +212,38 @@ fn wake_here(door: &Arc<Door>, task: TaskKey) -> bool {
     .unwrap_or(false)
 }
 
+/// Fires the wait with that number, if its kernel runs in this thread and is not in the middle of
+/// a change.
+pub(crate) fn fire_here(door: &Arc<Door>, wait: WaitKey, number: u64) -> bool {
+    match current() {
+        Some(core) if Arc::ptr_eq(&core.door, door) && core.state.try_borrow_mut().is_ok() => {
+            core.with_state(|state| state.fire_numbered(wait, number));
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Core {
-    fn new(clock: Box<dyn Clock>, poller: Box<dyn Poller>, seed: Option<u64>) -> Rc<Core> {
+    fn new(
+        clock: Box<dyn Clock>,
+        poller: Box<dyn Poller>,
+        seed: Option<u64>,
+        activations: Vec<Rc<dyn Activation>>,
+    ) -> Rc<Core> {
         Rc::new(Core {
             state: RefCell::new(State::new(seed)),
             door: Arc::new(Door::new(poller.notifier())),
             clock,
             poller: RefCell::new(Some(poller)),
             budget: Cell::new(BUDGET),
+            turn_began: Cell::new(0),
+            overrun: Cell::new(false),
             last_look: Cell::new(0),
             last_reading: Cell::new(0),
+            activations: RefCell::new(activations),
+            signals: RefCell::new(None),
+            signal_handlers: RefCell::new(None),
             shut: Cell::new(false),
             running: Cell::new(false),
         })
@@ -180,6 +259,43 @@ impl Core {
     /// reading. Costs nothing.
     pub(crate) fn last_reading(&self) -> u64 {
         self.last_reading.get()
+    }
+
+    /// Whether it runs in this thread.
+    pub(crate) fn is_here(self: &Rc<Self>) -> bool {
+        with_current(|current| Rc::ptr_eq(current, self)) == Some(true)
+    }
+
+    /// The activation with that number.
+    pub(crate) fn activation(&self, number: usize) -> Option<Rc<dyn Activation>> {
+        self.activations.borrow().get(number).cloned()
+    }
+
+    pub(crate) fn signals(&self) -> Option<Rc<Signals>> {
+        self.signals.borrow().clone()
+    }
+
+    pub(crate) fn set_signals(&self, signals: Rc<Signals>) {
+        *self.signals.borrow_mut() = Some(signals);
+    }
+
+    pub(crate) fn signal_handlers(&self) -> Option<Rc<dyn Handlers>> {
+        self.signal_handlers.borrow().clone()
+    }
+
+    /// The way in from other threads.
+    pub(crate) fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
+    /// Ends its sleep, if another thread has it asleep.
+    pub(crate) fn ring(&self) {
+        self.door.ring();
+    }
+
+    /// Shows its tasks to other threads from now on.
+    pub(crate) fn view(&self) -> View {
+        View { published: self.with_state(State::publish), door: self.door.clone() }
     }
 
     /// Changes the tables; then does what may run foreign code.
@@ -205,6 +321,11 @@ impl Core {
         }
     }
 
+    /// The simulated network that its sockets are on.
+    pub(crate) fn network(&self) -> Option<crate::testing::Network> {
+        self.poller.borrow().as_ref()?.network()
+    }
+
     /// Stops watching a descriptor.
     fn unwatch(&self, fd: std::os::fd::RawFd, token: u64) {
         // Without a poller, nothing is watched.
@@ -217,6 +338,10 @@ impl Core {
     /// Ends the kernel for good.
     fn close(&self) {
         self.shut.set(true);
+        if let Some(signals) = self.signals.take() {
+            signals.close();
+        }
+        drop(self.activations.take());
         self.door.close();
         drop(self.poller.take());
     }
@@ -255,6 +380,26 @@ impl Core {
         TaskRef::new(self.clone(), key, info)
     }
 
+    /// Has `flush` called when the running task's turn ends.
+    pub(crate) fn flush_later(&self, flush: Rc<dyn Flush>) {
+        self.state.borrow_mut().unsent.push(flush);
+    }
+
+    /// Sends what has been written meanwhile. What the flushing itself writes waits.
+    fn flush(&self) {
+        if self.state.borrow().unsent.is_empty() {
+            return;
+        }
+        let mut unsent = std::mem::take(&mut self.state.borrow_mut().unsent);
+        for flush in unsent.drain(..) {
+            flush.flush();
+        }
+        let mut state = self.state.borrow_mut();
+        if state.unsent.is_empty() {
+            state.unsent = unsent; // for its memory
+        }
+    }
+
     /// Runs tasks until `until`.
     pub(crate) fn run(self: &Rc<Self>, until: Until) -> Result<Exit> {
         let _running = Running::enter(self)?;
@@ -262,10 +407,16 @@ impl Core {
             return Ok(self.one_pass());
         }
         loop {
+            let ran = self.state.borrow().ready() > 0;
             if let Some(exit) = self.run_ready(until) {
                 return Ok(exit);
             }
             if self.reached(until) {
+                return Ok(Exit::Done);
+            }
+            if let Until::Turn(_) = until
+                && ran
+            {
                 return Ok(Exit::Done);
             }
             if let Err(error) = self.look(true) {
@@ -278,7 +429,7 @@ impl Core {
         let state = self.state.borrow();
         match until {
             Until::AllDone(_) => state.awaited == 0,
-            Until::Ended(task) => state.task(task).is_none(),
+            Until::Ended(task) | Until::Turn(task) => state.task(task).is_none(),
             Until::OnePass => true,
         }
     }
@@ -287,6 +438,7 @@ impl Core {
         if let Err(error) = self.look(false) {
             return Exit::Poller(error);
         }
+        self.with_state(|state| state.expire(self.last_look.get()));
         let ready = self.state.borrow().ready();
         for _ in 0..ready {
             if let Some((key, End::Fatal)) = self.step() {
@@ -296,11 +448,25 @@ impl Core {
         Exit::Done
     }
 
+    /// Whether the running turn takes too long; called with what is left of its budget.
+    fn overruns(&self, left: u32) -> bool {
+        let now = self.now();
+        if left == BUDGET - OPERATIONS_A_READING {
+            self.turn_began.set(now);
+            return false;
+        }
+        let overrun = now.saturating_sub(self.turn_began.get()) > TURN;
+        if overrun {
+            self.overrun.set(true);
+        }
+        overrun
+    }
+
     /// Runs tasks while there are ready ones.
     fn run_ready(self: &Rc<Self>, until: Until) -> Option<Exit> {
         let main = match until {
             Until::AllDone(main) => main,
-            Until::Ended(main) => Some(main),
+            Until::Ended(main) | Until::Turn(main) => Some(main),
             Until::OnePass => None,
         };
         let mut steps = 0;
@@ -322,8 +488,10 @@ impl Core {
                 return Some(Exit::Stopped);
             }
             steps += 1;
-            if steps % STEPS_A_READING == 0
-                && (steps >= LOOK_AFTER_STEPS || self.now() - self.last_look.get() >= LOOK_AFTER)
+            if self.overrun.take()
+                || steps % STEPS_A_READING == 0
+                    && (steps >= LOOK_AFTER_STEPS
+                        || self.now() - self.last_look.get() >= LOOK_AFTER)
             {
                 steps = 0;
                 if let Err(error) = self.look(false) {
@@ -338,13 +506,17 @@ impl Core {
     fn step(self: &Rc<Self>) -> Option<(TaskKey, End)> {
         let (key, mut body) = self.state.borrow_mut().begin()?;
         self.budget.set(BUDGET);
+        let watched = self.watched(key);
+        if let Some(task) = &watched {
+            self.tell(|activation| activation.running(task));
+        }
         let polled = StackWaker::new(&self.door, key).with(|waker| {
             let mut cx = Context::from_waker(waker);
             // Bodies catch what user code throws; this is for what even they have missed, so
             // that the kernel outlives it.
             catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(&mut cx)))
         });
-        match polled {
+        let ended = match polled {
             Ok(Poll::Pending) => {
                 self.with_state(|state| state.suspend(key, body));
                 None
@@ -355,29 +527,65 @@ impl Core {
                 drop(body);
                 Some((key, end))
             }
+        };
+        self.flush();
+        if let Some(task) = &watched {
+            self.tell_suspended(task, ended.map(|(_, end)| end));
         }
+        ended
+    }
+
+    /// A task that activations are to be told of.
+    fn watched(self: &Rc<Self>, key: TaskKey) -> Option<TaskRef> {
+        if self.activations.borrow().is_empty() {
+            return None;
+        }
+        let info = self.state.borrow().task(key)?.info.clone();
+        Some(TaskRef::new(self.clone(), key, info))
     }
 
     /// Looks at descriptors, timers and the door; sleeps if it may and nothing is ready.
-    fn look(&self, may_sleep: bool) -> io::Result<()> {
+    fn look(self: &Rc<Self>, may_sleep: bool) -> io::Result<()> {
+        let (deadline, now) = match self.state.borrow().timers.next_deadline() {
+            Some(deadline) if may_sleep => (Some(deadline), self.now()),
+            _ => (None, 0),
+        };
+        if deadline.is_some_and(|deadline| deadline <= now)
+            && now - self.last_look.get() < LOOK_AFTER
+        {
+            // The next of those that were due together.
+            self.with_state(|state| state.expire_first(now));
+            return Ok(());
+        }
         let timeout = if may_sleep && self.door.fall_asleep() {
-            let deadline = self.state.borrow().timers.next_deadline();
-            deadline.map(|deadline| Duration::from_nanos(deadline.saturating_sub(self.now())))
+            deadline.map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)))
         } else {
             Some(Duration::ZERO)
         };
         let mut events = std::mem::take(&mut self.state.borrow_mut().events);
-        let waited = self.with_poller(|poller| poller.wait(&mut events, timeout));
+        let outside = timeout.is_none() && self.state.borrow().outside > 0;
+        let waited = self.with_poller(|poller| match outside {
+            true => poller.wait_outside(&mut events),
+            false => poller.wait(&mut events, timeout),
+        });
         let now = self.now();
         self.last_look.set(now);
-        self.with_state(|state| {
+        let jobs = self.with_state(|state| {
             for event in events.drain(..) {
                 state.apply(event);
             }
             state.events = events;
-            self.door.take(|task| state.wake(task));
-            state.expire(now);
+            let jobs = self.door.take(|news| state.hear(news));
+            match state.ready() == 0 {
+                true => state.expire_first(now),
+                false => state.expire(now),
+            }
+            jobs
         });
+        for job in jobs {
+            job(self);
+        }
+        self.flush();
         match waited {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             waited => waited,
@@ -459,6 +667,8 @@ impl Drop for Running<'_> {
 /// ```
 pub struct Kernel {
     core: Rc<Core>,
+    /// Those that were started for it, in that order; they end with it.
+    monitors: RefCell<Vec<Monitor>>,
 }
 
 /// How a kernel is to be; see [`Kernel::builder`].
@@ -467,6 +677,8 @@ pub struct Builder {
     clock: Option<Box<dyn Clock>>,
     poller: Option<Box<dyn Poller>>,
     seed: Option<u64>,
+    activations: Vec<Rc<dyn Activation>>,
+    monitor: Option<monitor::Address>,
 }
 
 impl Builder {
@@ -492,17 +704,56 @@ impl Builder {
         self
     }
 
+    /// Tells `activation` of what happens to tasks.
+    #[must_use]
+    pub fn activation(mut self, activation: impl Activation + 'static) -> Self {
+        self.activations.push(Rc::new(activation));
+        self
+    }
+
+    /// Lets the user look into the kernel from another terminal, with `python3 -m
+    /// curio.monitor` or any program that talks to a Unix socket: what each task does, what it
+    /// waits for, and why it does not get on.
+    ///
+    /// The socket is one that only this user can open; see [`Monitor::path`]. If there can be
+    /// none, that is logged, and the kernel runs all the same. The kernel's first task is then
+    /// `Monitor.monitor_task`, a daemon. The monitor tells times by the machine's clock.
+    #[must_use]
+    pub fn monitor(mut self, monitor: bool) -> Self {
+        self.monitor = monitor.then_some(monitor::Address::Unix);
+        self
+    }
+
+    /// The same at a TCP port, for whoever can reach it: nobody is asked who he is, and he can
+    /// cancel tasks and send the process signals. Port 0 is any that is free; see
+    /// [`Monitor::tcp_address`].
+    #[must_use]
+    pub fn monitor_at(mut self, address: SocketAddr) -> Self {
+        self.monitor = Some(monitor::Address::Tcp(address));
+        self
+    }
+
     /// Makes the kernel.
     ///
     /// # Errors
     /// The system's, when it gives no descriptor to sleep in.
     pub fn build(self) -> Result<Kernel> {
-        let clock = self.clock.unwrap_or_else(|| Box::new(clock::MonotonicClock));
+        let clock = self.clock.unwrap_or_else(|| Box::new(MonotonicClock));
         let poller = match self.poller {
             Some(poller) => poller,
             None => Box::new(Epoll::new()?),
         };
-        Ok(Kernel { core: Core::new(clock, poller, self.seed) })
+        let core = Core::new(clock, poller, self.seed, self.activations);
+        let kernel = Kernel { core, monitors: RefCell::default() };
+        if let Some(address) = self.monitor
+            && let Err(error) = kernel.start_monitor(address, None)
+        {
+            log::warn!(
+                target: "curio.monitor",
+                "the monitor cannot be reached, and the program runs without it: {error}"
+            );
+        }
+        Ok(kernel)
     }
 }
 
@@ -540,6 +791,7 @@ impl Kernel {
     /// The error that ended `future`, at once: other tasks stay as they are, and go
     /// on with the next `run`. Misuse: a kernel runs in this thread already, or this
     /// one has been shut down.
+    #[track_caller]
     pub fn run<T: 'static>(
         &mut self,
         future: impl Future<Output = Result<T>> + 'static,
@@ -549,12 +801,24 @@ impl Kernel {
     }
 
     /// Runs `future` and returns when it has ended, whatever else is left.
+    #[track_caller]
     pub(crate) fn run_ended<T: 'static>(
         &mut self,
         future: impl Future<Output = Result<T>> + 'static,
     ) -> Result<T> {
         let main = self.add_task(future)?;
         self.run_main(&main, Until::Ended(main.key()))
+    }
+
+    /// As [`run`](Self::run), in a task of this name.
+    pub(crate) fn run_as<T: 'static>(
+        &mut self,
+        name: &'static str,
+        future: impl Future<Output = Result<T>> + 'static,
+    ) -> Result<T> {
+        let label = Label { name: name.into(), site: None };
+        let main = Task::spawn(&self.core, future, label, false, true);
+        self.run_main(&main, Until::AllDone(Some(main.key())))
     }
 
     fn run_main<T>(&mut self, main: &Task<T>, until: Until) -> Result<T> {
@@ -605,6 +869,19 @@ impl Kernel {
     pub fn tasks(&self) -> Vec<TaskRef> {
         all_tasks(&self.core)
     }
+
+    /// Its monitor, if it has one.
+    pub fn monitor(&self) -> Option<Monitor> {
+        self.monitors.borrow().iter().find(|monitor| !monitor.is_stopped()).cloned()
+    }
+
+    /// Writes what [`monitor::dump`] gives.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut impl io::Write) -> io::Result<()> {
+        self.dump_with(None, out)
+    }
 }
 
 /// For bindings, which have their own notion of a task's result.
@@ -615,6 +892,28 @@ impl Kernel {
             return Err(Error::misuse("the kernel has been shut down; make a new one"));
         }
         Ok(self.core.spawn(body, spawn))
+    }
+
+    /// Sees that nothing is left in its tables, after all tasks have ended.
+    ///
+    /// # Errors
+    /// What is left.
+    pub fn leftovers(&self) -> Result<(), String> {
+        let left = self.core.state().leftovers();
+        match left.iter().find(|(_, count)| *count > 0) {
+            Some((what, count)) => Err(format!("{count} {what} are left in the kernel")),
+            None => Ok(()),
+        }
+    }
+
+    /// Finds its tasks' words.
+    pub fn locator(&self) -> Locator {
+        Locator(Rc::downgrade(&self.core))
+    }
+
+    /// Whose signal handlers its tasks are to use, instead of `signal-hook`.
+    pub fn set_signal_handlers(&self, handlers: Rc<dyn Handlers>) {
+        *self.core.signal_handlers.borrow_mut() = Some(handlers);
     }
 
     pub fn run_until(&self, until: Until) -> Result<Exit> {
@@ -643,18 +942,27 @@ impl Kernel {
                 if newest.terminated() {
                     continue; // during another's end
                 }
-                self.core.with_state(|state| state.cancel(newest.key(), &reason));
+                let mut ending = newest.key();
                 loop {
-                    match self.core.run(Until::Ended(newest.key()))? {
+                    self.core.with_state(|state| {
+                        state.cancel(ending, &reason, self.core.last_reading())
+                    });
+                    match self.core.run(Until::Turn(newest.key()))? {
                         // Stopping is over when everything has stopped.
                         Exit::Stopped => {}
-                        Exit::Done | Exit::MainFailed => break,
+                        Exit::Done | Exit::MainFailed if newest.terminated() => break,
+                        // Its clean-up may need what an older task holds.
+                        Exit::Done | Exit::MainFailed => {
+                            let state = self.core.state();
+                            ending = state.waits_for(newest.key()).unwrap_or(newest.key());
+                        }
                         exit => return Ok(Some(exit)),
                     }
                 }
             }
         }
         self.core.close();
+        self.stop_monitors();
         Ok(None)
     }
 
@@ -676,6 +984,44 @@ impl Kernel {
         self.core.shut.set(true);
         self.core.abandon();
         self.core.close();
+        self.stop_monitors();
+    }
+
+    /// Starts a monitor; there may be several. It ends with the kernel, or when it is stopped.
+    pub fn start_monitor(
+        &self,
+        address: monitor::Address,
+        inspector: Option<Arc<dyn Inspector>>,
+    ) -> io::Result<Monitor> {
+        if self.core.shut.get() {
+            return Err(io::Error::other("the kernel has been shut down"));
+        }
+        let monitor = monitor::start(&self.core, address, inspector)?;
+        let mut monitors = self.monitors.borrow_mut();
+        monitors.retain(|monitor| !monitor.is_stopped());
+        monitors.push(monitor.clone());
+        Ok(monitor)
+    }
+
+    /// As [`dump`](Self::dump), with what the binding knows.
+    pub fn dump_with(
+        &self,
+        inspector: Option<&dyn Inspector>,
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        monitor::report(&self.core.view(), inspector, self.core.now(), out)
+    }
+
+    /// What a monitor would answer to a line.
+    pub fn ask_monitor(&self, line: &str, inspector: Option<&dyn Inspector>) -> String {
+        let mut out = Vec::new();
+        let asked = monitor::ask(&self.core.view(), inspector, line, &mut out);
+        asked.expect("a vector takes everything");
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn stop_monitors(&self) {
+        self.monitors.take().iter().for_each(Monitor::stop);
     }
 }
 
@@ -712,6 +1058,19 @@ pub fn current_face() -> Option<usize> {
     .flatten()
 }
 
+/// Finds the binding's words of a kernel's tasks, without keeping the kernel. Only to be used
+/// where the kernel's own thread cannot be in the middle of a change.
+pub struct Locator(std::rc::Weak<Core>);
+
+impl Locator {
+    /// The word of a task that has not ended.
+    pub fn face(&self, task: TaskKey) -> Option<usize> {
+        let core = self.0.upgrade()?;
+        let state = core.state.try_borrow().ok()?;
+        Some(state.task(task)?.face())
+    }
+}
+
 /// Whether a kernel runs in this thread.
 pub fn is_running() -> bool {
     with_current(|_| ()).is_some()
@@ -730,7 +1089,7 @@ pub fn take_pending() -> Option<Error> {
 /// Makes a cancellation pending in the running task.
 /// `timeout` is the one that it stands for, if it does.
 pub fn set_own_cancel(cancellation: Option<Arc<Cancellation>>, timeout: Option<u64>) {
-    let cancel = cancellation.map(|cancellation| OwnCancel { cancellation, timeout });
+    let cancel = cancellation.map(|cancellation| OwnCancel { cancellation, since: 0, timeout });
     drop(with_current(|core| core.with_state(|state| state.set_own_cancel(cancel))));
 }
 

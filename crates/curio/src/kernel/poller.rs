@@ -31,6 +31,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
+use super::clock::Clock;
+use crate::testing::Network;
+
 /// What a poller saw happen to one registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -68,8 +71,19 @@ pub trait Poller {
     /// `None` waits without limit. Returning early, with no event, is fine.
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
 
+    /// As [`Poller::wait`] without limit, while other threads are at work for a task.
+    fn wait_outside(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.wait(events, None)
+    }
+
     /// Ends a [`Poller::wait`] from another thread.
     fn notifier(&self) -> Arc<dyn Fn() + Send + Sync>;
+
+    /// The simulated network that sockets are to be on.
+    #[doc(hidden)]
+    fn network(&self) -> Option<Network> {
+        None
+    }
 }
 
 /// The token of the poller's own bell.
@@ -174,35 +188,95 @@ impl AsFd for Epoll {
     }
 }
 
-/// The virtual poller: no descriptors; waiting moves the virtual clock instead.
-pub(crate) struct VirtualPoller {
+/// The virtual poller: waiting moves the virtual clock instead. Descriptors are another poller's;
+/// they are looked at, and nothing is waited for, because what a program sends to itself is there
+/// at once.
+pub(crate) struct VirtualPoller<P> {
     pub(crate) clock: super::clock::VirtualClock,
+    /// `None`: there can be no descriptors.
+    pub(crate) descriptors: Option<P>,
+    /// What is under way between the program's sockets.
+    pub(crate) network: Option<Network>,
 }
 
-impl Poller for VirtualPoller {
-    fn add(&self, _fd: BorrowedFd<'_>, _token: u64) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a virtual kernel has no descriptors"))
+impl<P: Poller> Poller for VirtualPoller<P> {
+    fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        match &self.descriptors {
+            Some(poller) => poller.add(fd, token),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a virtual kernel has no descriptors here",
+            )),
+        }
     }
 
-    fn remove(&self, _fd: RawFd, _token: u64) {}
+    fn arm(&self, fd: BorrowedFd<'_>, token: u64, read: bool, write: bool) -> io::Result<()> {
+        self.descriptors.as_ref().map_or(Ok(()), |poller| poller.arm(fd, token, read, write))
+    }
 
-    fn wait(&self, _events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        match timeout {
+    fn remove(&self, fd: RawFd, token: u64) {
+        if let Some(poller) = &self.descriptors {
+            poller.remove(fd, token);
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let until = timeout.map(|timeout| self.clock.now() + timeout.as_nanos() as u64);
+        loop {
+            let arrival = self.look(events)?;
             // Someone is ready. Time passes a little all the same, or a task that is always
             // ready would stop it, and no timer would ever fire.
-            Some(Duration::ZERO) => self.clock.advance(1_000),
-            Some(timeout) => self.clock.advance(timeout.as_nanos() as u64),
-            None => {
-                return Err(io::Error::new(
-                    io::ErrorKind::Deadlock,
-                    "deadlock: every task waits, and nothing is left that could wake one",
-                ));
+            if !events.is_empty() || timeout == Some(Duration::ZERO) {
+                self.clock.advance(1_000);
+                return Ok(());
+            }
+            match (arrival, until) {
+                (Some(arrival), _) if until.is_none_or(|until| arrival < until) => {
+                    self.clock.advance(arrival.saturating_sub(self.clock.now()));
+                }
+                (_, Some(until)) => {
+                    self.clock.advance(until - self.clock.now());
+                    return Ok(());
+                }
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::Deadlock,
+                        "deadlock: every task waits, and nothing is left that could wake one",
+                    ));
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Other threads work in real time, so this waits for them really, at a standing clock, unless
+    /// something is under way on the network.
+    fn wait_outside(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        match &self.descriptors {
+            Some(poller) if self.look(events)?.is_none() && events.is_empty() => {
+                poller.wait(events, None)
+            }
+            _ => self.wait(events, None),
+        }
     }
 
     fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
-        Arc::new(|| {})
+        self.descriptors.as_ref().map_or_else(|| Arc::new(|| {}) as _, P::notifier)
+    }
+
+    fn network(&self) -> Option<Network> {
+        self.network.clone()
+    }
+}
+
+impl<P: Poller> VirtualPoller<P> {
+    /// What is there now; gives the time when the network brings more.
+    fn look(&self, events: &mut Vec<Event>) -> io::Result<Option<u64>> {
+        if let Some(network) = &self.network {
+            network.pump(self.clock.now());
+        }
+        if let Some(poller) = &self.descriptors {
+            poller.wait(events, Some(Duration::ZERO))?;
+        }
+        Ok(self.network.as_ref().and_then(Network::next_arrival))
     }
 }

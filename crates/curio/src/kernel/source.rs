@@ -17,15 +17,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use slab::Slab;
 
+use super::Core;
 use super::poller::Event;
 use super::state::State;
+use super::task::{Target, TaskState};
 use super::wait::WaitKey;
-use super::{Core, task::TaskState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::task::TaskRef;
 use crate::traps::{Trap, Wait, YieldNow};
 
 /// Which way data goes.
@@ -43,6 +45,24 @@ struct Side {
     ready: Cell<bool>,
     /// The task that waits, at most one.
     wait: Cell<Option<WaitKey>>,
+    /// An operation is suspended in the middle: until it has gone on, nobody else's may begin.
+    claimed: Cell<bool>,
+}
+
+/// An operation that is suspended in the middle.
+struct Claim<'a>(&'a Side);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.claimed.set(false);
+    }
+}
+
+impl Side {
+    fn claim(&self) -> Claim<'_> {
+        self.claimed.set(true);
+        Claim(self)
+    }
 }
 
 /// A non-blocking descriptor and its readiness. Clones are the same source.
@@ -56,13 +76,21 @@ struct Inner {
     write: Side,
     /// The peer has hung up: reads succeed at once from now on, whatever a short read says.
     hangup: Cell<bool>,
+    /// Who has something to send as soon as there is room.
+    flush: RefCell<Option<Weak<dyn Flush>>>,
     registered: RefCell<Option<(Rc<Core>, u64)>>,
+}
+
+/// Something that is written, and not sent yet.
+pub(crate) trait Flush {
+    /// Sends what can be sent now. Errors are for who writes next.
+    fn flush(self: Rc<Self>);
 }
 
 /// The kernel's table of registrations.
 #[derive(Default)]
 pub(crate) struct Sources {
-    table: Slab<(u32, std::rc::Weak<Inner>)>,
+    table: Slab<(u32, Weak<Inner>)>,
     generation: u32,
     /// Who has registered a descriptor last.
     owners: HashMap<RawFd, u64>,
@@ -72,12 +100,13 @@ impl Source {
     /// A source for `fd`, which the caller keeps open until [`Source::close`], and
     /// which is in non-blocking mode.
     pub fn new(fd: RawFd) -> Self {
-        let side = || Side { ready: Cell::new(true), wait: Cell::new(None) };
+        let side = || Side { ready: Cell::new(true), ..Side::default() };
         Source(Rc::new(Inner {
             fd: Cell::new(fd),
             read: side(),
             write: side(),
             hangup: Cell::new(false),
+            flush: RefCell::new(None),
             registered: RefCell::new(None),
         }))
     }
@@ -106,6 +135,11 @@ impl Source {
         self.side(direction).ready.set(false);
     }
 
+    /// Says that a call in `direction` might succeed, for a reason that no poller knows.
+    pub fn try_again(&self, direction: Direction) {
+        self.side(direction).ready.set(true);
+    }
+
     /// Says that a read took everything that was there, as a short read from a
     /// stream does: the next read has to wait, unless the peer has hung up.
     pub fn drained(&self) {
@@ -128,6 +162,30 @@ impl Source {
         self.0.fd.set(-1);
     }
 
+    /// Fails if another task's operation in `direction` is under way.
+    pub fn alone(&self, direction: Direction) -> Result<()> {
+        let side = self.side(direction);
+        if !side.claimed.get() {
+            return Ok(());
+        }
+        let other = side
+            .wait
+            .get()
+            .and_then(|wait| super::with_current(|core| core.state().describe(wait)));
+        Err(self.busy(direction, other.as_deref().unwrap_or("another task")))
+    }
+
+    fn busy(&self, direction: Direction, other: &str) -> Error {
+        busy(direction, self.0.fd.get(), other)
+    }
+
+    /// Waits until a call in `direction` might succeed; meanwhile, nobody else's may begin.
+    pub async fn wait_alone(&self, direction: Direction) -> Result<()> {
+        self.alone(direction)?;
+        let _claim = self.side(direction).claim();
+        self.wait(direction).await
+    }
+
     /// Calls `operation` until it does something else than fail with `WouldBlock`,
     /// waiting in between until the descriptor is ready.
     ///
@@ -142,9 +200,12 @@ impl Source {
         direction: Direction,
         mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Result<T> {
+        self.alone(direction)?;
+        let side = self.side(direction);
         loop {
-            if self.side(direction).ready.get() {
+            if side.ready.get() {
                 if crate::kernel::exhausted() {
+                    let _claim = side.claim();
                     YieldNow::new().await?;
                 }
                 match operation(self.fd()?) {
@@ -155,6 +216,7 @@ impl Source {
                     result => return Ok(result?),
                 }
             } else {
+                let _claim = side.claim();
                 self.wait(direction).await?;
             }
         }
@@ -168,6 +230,26 @@ impl Source {
     /// Whether a call in `direction` might succeed without waiting.
     pub fn ready(&self, direction: Direction) -> bool {
         self.side(direction).ready.get()
+    }
+
+    /// Says who is to be told once, when a write might succeed again; `None`: nobody any more.
+    pub(crate) fn set_flush(&self, flush: Option<Weak<dyn Flush>>) {
+        let watch = flush.is_some();
+        let former = self.0.flush.replace(flush);
+        if watch {
+            let watched =
+                super::with_current(|core| core.with_state(|state| self.watch(core, state)));
+            // Who writes next, or flushes, waits and is told of the error.
+            drop(watched);
+        }
+        drop(former);
+    }
+
+    fn watch(&self, core: &Rc<Core>, state: &mut State) -> Result<()> {
+        let token = self.register(core, state)?;
+        let fd = self.fd()?;
+        let read = self.0.read.wait.get().is_some();
+        Ok(core.with_poller(|poller| poller.arm(fd, token, read, true))?)
     }
 
     fn register(&self, core: &Rc<Core>, state: &mut State) -> Result<u64> {
@@ -210,6 +292,11 @@ impl Drop for Inner {
 }
 
 impl Sources {
+    /// How many descriptors are registered.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     fn insert(&mut self, source: &Rc<Inner>) -> u64 {
         self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
         let index = self.table.insert((self.generation, Rc::downgrade(source)));
@@ -252,7 +339,40 @@ impl State {
                 }
             }
         }
+        if event.writable
+            && let Some(flush) = source.flush.take()
+        {
+            self.unsent.extend(flush.upgrade());
+        }
     }
+}
+
+/// The error of a task that wants to wait where `other` waits.
+pub(crate) fn busy(direction: Direction, fd: RawFd, other: &str) -> Error {
+    Error::new(match direction {
+        Direction::Read => {
+            ErrorKind::ReadBusy(format!("{other} is already waiting to read from descriptor {fd}"))
+        }
+        Direction::Write => {
+            ErrorKind::WriteBusy(format!("{other} is already waiting to write to descriptor {fd}"))
+        }
+    })
+}
+
+/// The tasks of the running kernel that wait to read from and to write to a source of that number.
+pub(crate) fn waiting_on(fd: RawFd) -> (Option<TaskRef>, Option<TaskRef>) {
+    super::with_current(|core| {
+        let state = core.state();
+        let source = state.sources.owners.get(&fd).and_then(|&token| state.sources.get(token));
+        let task = |side: &Side| {
+            let key = state.waiting_task(side.wait.get()?)?;
+            let info = state.task(key)?.info.clone();
+            Some(TaskRef::new(core.clone(), key, info))
+        };
+        source.map(|source| (task(&source.read), task(&source.write)))
+    })
+    .flatten()
+    .unwrap_or_default()
 }
 
 /// The trap of a task that waits for a descriptor.
@@ -262,7 +382,9 @@ pub struct ReadyTrap {
 }
 
 impl Trap for ReadyTrap {
-    const NAME: &'static str = "an I/O operation";
+    fn name(&self) -> &'static str {
+        "an I/O operation"
+    }
 
     fn state(&self) -> TaskState {
         match self.direction {
@@ -271,24 +393,20 @@ impl Trap for ReadyTrap {
         }
     }
 
+    fn target(&self) -> Target {
+        Target::Descriptor(self.source.0.fd.get())
+    }
+
     fn arm(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
         let side = self.source.side(self.direction);
         if let Some(other) = side.wait.get() {
-            let fd = self.source.0.fd.get();
-            let other = state.describe(other);
-            return Err(Error::new(match self.direction {
-                Direction::Read => ErrorKind::ReadBusy(format!(
-                    "{other} is already waiting to read from descriptor {fd}"
-                )),
-                Direction::Write => ErrorKind::WriteBusy(format!(
-                    "{other} is already waiting to write to descriptor {fd}"
-                )),
-            }));
+            return Err(self.source.busy(self.direction, &state.describe(other)));
         }
         let token = self.source.register(core, state)?;
         side.wait.set(Some(wait));
         let waiting = |side: &Side| side.wait.get().is_some();
         let (read, write) = (waiting(&self.source.0.read), waiting(&self.source.0.write));
+        let write = write || self.source.0.flush.borrow().is_some();
         let fd = self.source.fd()?;
         if let Err(error) = core.with_poller(|poller| poller.arm(fd, token, read, write)) {
             side.wait.set(None);

@@ -5,17 +5,25 @@
 //! sees to them after the borrow of the tables has ended.
 
 use std::collections::VecDeque;
+use std::panic::Location;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
 use slab::Slab;
 
 use super::poller::Event;
-use super::source::Sources;
-use super::task::{Body, Cancel, End, Label, OwnCancel, TaskCell, TaskInfo, TaskKey, TaskState};
+use super::published::Published;
+use super::source::{Flush, Sources};
+use super::task::{
+    Blocked, Body, Cancel, End, Label, OwnCancel, Target, TaskCell, TaskInfo, TaskKey, TaskState,
+};
 use super::timers::Timers;
 use super::wait::{Region, TimeoutCell, TimeoutKey, Wait, WaitKey, WaitQueue, Waits};
+use super::wake::News;
 use crate::error::{Cancellation, Error, ErrorKind, Timeout};
+use crate::group::Ends;
+use crate::sync::Line;
 
 /// What a timer is for.
 pub(crate) enum Expiry {
@@ -28,6 +36,9 @@ pub(crate) enum Expiry {
 pub struct Spawn {
     /// `run` ends without waiting for it, and it is no active child of its creator.
     pub daemon: bool,
+    /// One of the kernel's own: no task has created it.
+    #[doc(hidden)]
+    pub own: bool,
     /// Name and spawn site.
     pub label: Label,
     /// An opaque word of the language binding; 0 for none.
@@ -52,6 +63,8 @@ pub struct State {
     pub(super) wake_later: Vec<Waker>,
     /// Foreign wakers to drop then.
     pub(super) drop_later: Vec<Waker>,
+    /// What is to be sent when the running task's turn ends, or has room to be sent.
+    pub(super) unsent: Vec<Rc<dyn Flush>>,
     /// The task on the processor.
     pub(super) current: Option<TaskKey>,
     /// What is around the operation that the running task is in.
@@ -61,8 +74,14 @@ pub struct State {
     traps_before: u32,
     /// Counts what happens to blocked tasks, so that of two things the first can be told.
     sequence: u64,
+    /// Counts the waits.
+    blockings: u64,
+    /// Where other threads look for the tasks, once somebody wants to.
+    pub(super) published: Option<Arc<Published>>,
     /// Tasks that `run` waits for.
     pub(super) awaited: usize,
+    /// How many waits only another thread can end: with some there is no deadlock.
+    pub(crate) outside: usize,
     /// The buffer of the poller's events, kept for its memory.
     pub(super) events: Vec<Event>,
 }
@@ -85,9 +104,28 @@ impl State {
             traps: 0,
             traps_before: 0,
             sequence: 0,
+            blockings: 0,
+            published: None,
             awaited: 0,
+            outside: 0,
             events: Vec::new(),
+            unsent: Vec::new(),
         }
+    }
+
+    /// Starts the list of tasks for other threads, unless there is one.
+    pub(super) fn publish(&mut self) -> Arc<Published> {
+        let published = self.published.get_or_insert_with(|| {
+            let published = Published::default();
+            for (_, task) in &self.tasks {
+                published.insert(task.key, task.info.clone());
+            }
+            for wait in self.waits.iter() {
+                wait.line.iter().for_each(|line| line.resource().register());
+            }
+            Arc::new(published)
+        });
+        published.clone()
     }
 
     // Tasks.
@@ -106,10 +144,10 @@ impl State {
     }
 
     pub(super) fn spawn(&mut self, body: Body, spawn: Spawn) -> (TaskKey, Arc<TaskInfo>) {
-        let Spawn { daemon, label, face } = spawn;
-        let parent = self.current;
-        let parent_id = self.current().map(|task| task.info.id());
-        let info = Arc::new(TaskInfo::new(parent_id, daemon, label));
+        let Spawn { daemon, own, label, face } = spawn;
+        let parent = self.current.filter(|_| !own);
+        let parent_id = parent.and_then(|parent| self.task(parent)).map(|task| task.info.id());
+        let info = Arc::new(TaskInfo::new(parent_id, daemon, own, label));
         let entry = self.tasks.vacant_entry();
         let key = TaskKey { index: entry.key() as u32, serial: info.id() as u32 };
         entry.insert(TaskCell {
@@ -119,17 +157,21 @@ impl State {
             face,
             scheduled: false,
             open: false,
-            prodded: 0,
+            cancelled: 0,
             foreign: WaitQueue::default(),
             region: Region::default(),
             cancel: Cancel::None,
             own_cancel: None,
             void_before: 0,
             joiners: WaitQueue::default(),
+            group: None,
             parent: None,
             first_child: None,
             siblings: (None, None),
         });
+        if let Some(published) = &self.published {
+            published.insert(key, info.clone());
+        }
         if !daemon {
             self.awaited += 1;
             if let Some(parent) = parent {
@@ -200,6 +242,14 @@ impl State {
         }
     }
 
+    /// Takes in what another thread has to say.
+    pub(super) fn hear(&mut self, news: News) {
+        match news {
+            News::Woken(task) => self.wake(task),
+            News::Fired(wait, number) => self.fire_numbered(wait, number),
+        }
+    }
+
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
@@ -234,7 +284,6 @@ impl State {
         task.body = Some(body);
         task.region = region;
         task.open |= foreign;
-        task.prodded = 0;
         if !task.scheduled && task.info.state() == TaskState::Running {
             task.info.set_state(TaskState::FutureWait);
         }
@@ -242,15 +291,20 @@ impl State {
 
     /// Ends the running task: wakes who joins it, frees its place.
     ///
-    /// The cell is the caller's to drop: a cancellation in it may hold objects of foreign code.
+    /// What may hold objects of foreign code is the caller's to drop.
     #[must_use = "its drop may run foreign code, so it must not happen here"]
-    pub(super) fn finish(&mut self, key: TaskKey) -> TaskCell {
+    pub(super) fn finish(&mut self, key: TaskKey) -> Remains {
         self.current = None;
         while let Some(joiner) = {
             let task = &mut self.tasks[key.index as usize];
             task.joiners.pop(&mut self.waits)
         } {
             self.fire(joiner);
+        }
+        let task = &mut self.tasks[key.index as usize];
+        let (group, info) = (task.group.take(), task.info.clone());
+        if let Some(group) = &group {
+            group.ended(self, &info);
         }
         while let Some(wait) = self.tasks[key.index as usize].foreign.pop(&mut self.waits) {
             self.waits.get_mut(wait).foreign = false;
@@ -259,25 +313,52 @@ impl State {
             self.leave_family(child);
         }
         self.leave_family(key.index);
-        let task = self.tasks.remove(key.index as usize);
+        let task = &mut self.tasks[key.index as usize];
+        let body = task.body.take();
+        let cancels = (std::mem::take(&mut task.cancel), task.own_cancel.take());
         if task.scheduled {
             self.ready.retain(|&index| index != key.index);
         }
         if !task.info.daemon() {
             self.awaited -= 1;
         }
+        if let Some(published) = &self.published {
+            published.remove(key);
+        }
         task.info.set_sleep(None);
         task.info.set_timeout(None);
         task.info.set_state(TaskState::Terminated);
-        task
+        let info = self.tasks.remove(key.index as usize).info;
+        Remains { _body: body, _cancels: cancels, _group: group, _info: info }
+    }
+
+    /// The task whose end, or whose lock, a blocked task waits for, and so on to the last of them
+    /// that is not asked to end.
+    pub(super) fn waits_for(&self, key: TaskKey) -> Option<TaskKey> {
+        let mut task = self.task(key)?;
+        // Each step comes to another task, or has been everywhere.
+        for _ in 0..self.tasks.len() {
+            if !matches!(task.info.state(), TaskState::LockAcquire | TaskState::TaskJoin) {
+                return None;
+            }
+            let wait = self.waits.iter().find(|wait| wait.task == task.key.index)?;
+            let id = match (&wait.line, wait.blocked.target) {
+                (Some(line), _) => line.resource().owner()?,
+                (None, Target::Task(id)) => id,
+                _ => return None,
+            };
+            task = self.tasks.iter().map(|(_, task)| task).find(|task| task.info.id() == id)?;
+            if let Cancel::None = task.cancel {
+                return Some(task.key);
+            }
+        }
+        None
     }
 
     /// Takes a task out of the running for good: its body is to be dropped.
-    pub(super) fn take_body(&mut self, key: TaskKey) -> Option<TaskCell> {
-        let body = self.task_mut(key)?.body.take()?;
-        let mut task = self.finish(key);
-        task.body = Some(body);
-        Some(task)
+    pub(super) fn take_body(&mut self, key: TaskKey) -> Option<Remains> {
+        self.task_mut(key)?.body.as_ref()?;
+        Some(self.finish(key))
     }
 
     // Waits.
@@ -285,11 +366,11 @@ impl State {
     /// Notes that the running task waits, and shows it.
     pub(crate) fn block(&mut self, wait: WaitKey) {
         self.trapped();
-        let Wait { state, region, .. } = *self.waits.get(wait);
+        let Wait { blocked, number, region, .. } = *self.waits.get(wait);
         if let Some(task) = self.current() {
             task.open |= region.shields == 0;
             if !task.scheduled {
-                task.info.set_state(state);
+                task.info.set_blocked(&blocked, number);
             }
         }
     }
@@ -310,6 +391,13 @@ impl State {
         }
     }
 
+    /// As `fire`, for who knows the wait by its number: it may have ended, or have been fired.
+    pub(crate) fn fire_numbered(&mut self, key: WaitKey, number: u64) {
+        if self.waits.find(key).is_some_and(|wait| wait.number == number && wait.fired == 0) {
+            self.fire(key);
+        }
+    }
+
     /// Makes the task look, without anything having happened to its waits; those that a
     /// combinator polls are woken as well, unless they are outside of `timeout`.
     fn prod(&mut self, task: u32, timeout: Option<TimeoutKey>) {
@@ -323,8 +411,6 @@ impl State {
         let open = cell.open && cell.body.is_some();
         self.wake_later = wake_later;
         if open {
-            self.sequence += 1;
-            self.tasks[task as usize].prodded = self.sequence;
             self.schedule(task);
         }
     }
@@ -351,6 +437,15 @@ impl State {
         }
     }
 
+    /// Fires what is due first, if that is not after `now`. A kernel with nothing else to do
+    /// that wakes up late has what is woken run before the next deadline is met: as if it had
+    /// been in time.
+    pub(super) fn expire_first(&mut self, now: u64) {
+        if let Some(deadline) = self.timers.next_deadline() {
+            self.expire(deadline.min(now));
+        }
+    }
+
     /// Fires what is due at `now`.
     pub(super) fn expire(&mut self, now: u64) {
         while let Some(expiry) = self.timers.pop_due(now) {
@@ -374,10 +469,10 @@ impl State {
             (Some(deadline), Some(around)) => Some(deadline.min(around)),
             (deadline, around) => deadline.or(around),
         };
-        let expired = deadline.is_some_and(|deadline| deadline <= now);
+        let expired = deadline.filter(|&deadline| deadline <= now).map(|_| self.sequence);
         let key = TimeoutKey(self.timeouts.vacant_key() as u32);
         let timer = deadline
-            .filter(|_| !expired)
+            .filter(|_| expired.is_none())
             .map(|deadline| self.timers.insert_limit(deadline, Expiry::Timeout(key)));
         self.timeouts.insert(TimeoutCell {
             serial: self.timeout_serial,
@@ -438,7 +533,7 @@ impl State {
     pub(crate) fn drop_timeout(&mut self, key: TimeoutKey) {
         let cell = &mut self.timeouts[key.0 as usize];
         cell.left = true;
-        cell.expired = false;
+        cell.expired = None;
         self.drop_later.extend(cell.waker.take());
         if let Some(timer) = cell.timer.take() {
             self.timers.remove(timer);
@@ -473,12 +568,55 @@ impl State {
     }
 
     fn expire_timeout(&mut self, key: TimeoutKey) {
+        self.sequence += 1;
         let cell = &mut self.timeouts[key.0 as usize];
         cell.timer = None;
-        cell.expired = true;
+        cell.expired = Some(self.sequence);
         let task = cell.task;
         self.wake_later.extend(cell.waker.clone());
         self.prod(task, Some(key));
+    }
+
+    /// The limits around what a task does, innermost first; `None` if a shield is among them.
+    pub(crate) fn limits(&self, key: TaskKey) -> Option<Vec<TimeoutKey>> {
+        let region = match self.waits.iter().filter(|wait| wait.task == key.index).last() {
+            Some(wait) => wait.region,
+            None if self.current == Some(key) => self.region,
+            None => self.task(key)?.region,
+        };
+        let outer = |key: &TimeoutKey| self.timeouts[key.0 as usize].outer;
+        let limits = std::iter::successors(region.timeout, outer).filter(|key| {
+            let cell = &self.timeouts[key.0 as usize];
+            !cell.left && cell.deadline.is_some()
+        });
+        (region.shields == 0).then(|| limits.collect())
+    }
+
+    /// The first timeout that was ever entered, if it was not left.
+    pub(crate) fn first_timeout(&self) -> Option<TimeoutKey> {
+        let mut timeouts = self.timeouts.iter();
+        let first = timeouts.find(|(_, cell)| cell.serial == 1 && !cell.left);
+        first.map(|(index, _)| TimeoutKey(index as u32))
+    }
+
+    /// Moves a timeout's deadline to now.
+    pub(crate) fn expire_now(&mut self, key: TimeoutKey, now: u64) {
+        let cell = &mut self.timeouts[key.0 as usize];
+        cell.deadline = Some(now);
+        if let Some(timer) = cell.timer.take() {
+            self.timers.remove(timer);
+        }
+        self.expire_timeout(key);
+    }
+
+    /// How many things there are that go with tasks, for tests: waits, limits, descriptors.
+    pub(crate) fn leftovers(&self) -> [(&'static str, usize); 4] {
+        [
+            ("tasks", self.tasks.len()),
+            ("waits", self.waits.iter().count()),
+            ("limits on time", self.timeouts.len()),
+            ("descriptors", self.sources.len()),
+        ]
     }
 
     /// Enters a region again that was left in between, perhaps by another way than before:
@@ -521,17 +659,40 @@ impl State {
     // Cancellation.
 
     /// Asks for a task to be cancelled; says whether this was the first request.
-    pub(crate) fn cancel(&mut self, key: TaskKey, cancellation: &Arc<Cancellation>) -> bool {
+    pub(crate) fn cancel(
+        &mut self,
+        key: TaskKey,
+        cancellation: &Arc<Cancellation>,
+        now: u64,
+    ) -> bool {
         let void_before = self.timeout_serial + 1;
+        self.sequence += 1;
+        let sequence = self.sequence;
         let Some(task) = self.task_mut(key) else { return false };
         if !matches!(task.cancel, Cancel::None) {
             return false;
         }
         task.cancel = Cancel::Pending(cancellation.clone());
-        task.info.set_cancellation(cancellation);
+        task.info.set_cancellation(cancellation, now);
         task.info.set_timeout(None);
         task.void_before = void_before;
+        task.cancelled = sequence;
         // A task that is ready or running finds it at its next trap.
+        self.prod(key.index, None);
+        true
+    }
+
+    /// Ends what a task is blocked in, or its next trap, without asking it to end itself; says whether
+    /// it was not about to be interrupted anyway.
+    pub(crate) fn interrupt(&mut self, key: TaskKey, cancellation: &Arc<Cancellation>) -> bool {
+        self.sequence += 1;
+        let since = self.sequence;
+        let Some(task) = self.task_mut(key) else { return false };
+        if task.own_cancel.is_some() || matches!(task.cancel, Cancel::Pending(_)) {
+            return false;
+        }
+        let cancellation = cancellation.clone();
+        task.own_cancel = Some(OwnCancel { cancellation, since, timeout: None });
         self.prod(key.index, None);
         true
     }
@@ -579,20 +740,11 @@ impl State {
     /// The outermost expired timeout from `innermost` on counts; those inside it are
     /// given up with it.
     fn take_timeout(&mut self, innermost: TimeoutKey) -> Option<(TimeoutKey, bool)> {
-        let mut owner = None;
-        let mut next = Some(innermost);
-        while let Some(key) = next {
-            let cell = &self.timeouts[key.0 as usize];
-            if cell.expired && !self.voided(cell) {
-                owner = Some(key);
-            }
-            next = cell.outer;
-        }
-        let owner = owner?;
+        let (owner, _) = self.expired_timeout(innermost)?;
         let mut next = Some(innermost);
         while let Some(key) = next {
             let cell = &mut self.timeouts[key.0 as usize];
-            cell.expired = false;
+            cell.expired = None;
             if key == owner {
                 cell.delivered = true;
                 break;
@@ -600,6 +752,35 @@ impl State {
             next = cell.outer;
         }
         Some((owner, owner == innermost))
+    }
+
+    /// The timeout from `innermost` on that counts, and when it has expired.
+    fn expired_timeout(&self, innermost: TimeoutKey) -> Option<(TimeoutKey, u64)> {
+        let mut owner = None;
+        let mut next = Some(innermost);
+        while let Some(key) = next {
+            let cell = &self.timeouts[key.0 as usize];
+            if let Some(expired) = cell.expired.filter(|_| !self.voided(cell)) {
+                owner = Some((key, expired));
+            }
+            next = cell.outer;
+        }
+        owner
+    }
+
+    /// When the interrupt came that the running task would be given now.
+    fn interrupted(&self) -> Option<u64> {
+        if self.region.shields > 0 {
+            return None;
+        }
+        let task = self.task(self.current?)?;
+        if let Some(own) = &task.own_cancel {
+            return Some(own.since);
+        }
+        if let Cancel::Pending(_) = task.cancel {
+            return Some(task.cancelled);
+        }
+        Some(self.expired_timeout(self.region.timeout?)?.1)
     }
 
     /// Takes the pending cancellation whatever shields there are.
@@ -628,6 +809,15 @@ impl State {
     }
 }
 
+/// What is left of a task that has ended, to be dropped where foreign code may run.
+pub(crate) struct Remains {
+    /// `None` if it was being polled.
+    _body: Option<Body>,
+    _cancels: (Cancel, Option<OwnCancel>),
+    _group: Option<Rc<Ends>>,
+    _info: Arc<TaskInfo>,
+}
+
 /// How a region ended.
 pub(crate) struct TimeoutEnd {
     pub(crate) serial: u64,
@@ -643,7 +833,7 @@ pub(crate) struct TimeoutEnd {
 }
 
 /// The next number of a sequence that a seed determines.
-fn splitmix(seed: &mut u64) -> u64 {
+pub(crate) fn splitmix(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *seed;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -660,10 +850,11 @@ impl End {
 
 /// What the traps ask for.
 impl State {
-    pub(crate) fn insert_wait(&mut self, state: TaskState, waker: Option<Waker>) -> WaitKey {
+    pub(crate) fn insert_wait(&mut self, blocked: Blocked, waker: Option<Waker>) -> WaitKey {
         let task = self.current.map_or(u32::MAX, |key| key.index);
         let foreign = waker.is_some();
-        let wait = self.waits.insert(task, state, self.region, waker);
+        self.blockings += 1;
+        let wait = self.waits.insert(task, blocked, self.blockings, self.region, waker);
         if foreign {
             self.list(wait);
         }
@@ -681,12 +872,11 @@ impl State {
         self.waits.get(wait).fired != 0
     }
 
-    /// Whether a wait was fired before its task was last prodded: then its result comes first,
-    /// else what the task was prodded for does.
+    /// Whether a wait of the running task was fired before the interrupt came that the task would
+    /// be given now: then its result comes first, else the interrupt does.
     pub(crate) fn fired_first(&self, wait: WaitKey) -> bool {
-        let wait = self.waits.get(wait);
-        let prodded = self.tasks.get(wait.task as usize).map_or(0, |task| task.prodded);
-        wait.fired != 0 && (prodded == 0 || wait.fired < prodded)
+        let fired = self.waits.get(wait).fired;
+        fired != 0 && self.interrupted().is_none_or(|interrupted| fired < interrupted)
     }
 
     /// The trap was polled again: perhaps by another task, or through another combinator.
@@ -703,6 +893,46 @@ impl State {
         if foreign {
             self.list(key);
         }
+    }
+
+    /// Notes which line a wait stands in, so that other threads can find the primitive.
+    pub(crate) fn note_line(&mut self, wait: WaitKey, line: &Rc<Line>) {
+        if self.published.is_some() {
+            line.resource().register();
+        }
+        self.waits.get_mut(wait).line = Some(line.clone());
+    }
+
+    /// The line of Rust that a wait was made in.
+    pub(crate) fn site_of(&self, wait: WaitKey) -> Option<&'static Location<'static>> {
+        self.waits.get(wait).blocked.site
+    }
+
+    /// By which another thread may have a wait fired: no other wait of the kernel has it.
+    pub(crate) fn number_of(&self, wait: WaitKey) -> u64 {
+        self.waits.get(wait).number
+    }
+
+    /// Calls a foreign waker when the tables may be left.
+    pub(crate) fn wake_soon(&mut self, waker: Waker) {
+        self.wake_later.push(waker);
+    }
+
+    /// The id of the task that a wait belongs to; 0 if it has none.
+    pub(crate) fn waiter(&self, wait: WaitKey) -> u64 {
+        let task = self.tasks.get(self.waits.get(wait).task as usize);
+        task.map_or(0, |task| task.info.id())
+    }
+
+    /// The task that a wait belongs to.
+    pub(super) fn waiting_task(&self, wait: WaitKey) -> Option<TaskKey> {
+        self.tasks.get(self.waits.get(wait).task as usize).map(|task| task.key)
+    }
+
+    /// The id of the running task; 0 if none runs.
+    pub(crate) fn current_id(&self) -> u64 {
+        let current = self.current.and_then(|key| self.task(key));
+        current.map_or(0, |task| task.info.id())
     }
 
     pub(crate) fn current_key(&self) -> Option<TaskKey> {
@@ -729,6 +959,16 @@ impl State {
     /// Gets in line for the end of `target`, which has not ended.
     pub(crate) fn join(&mut self, target: TaskKey, wait: WaitKey) {
         self.tasks[target.index as usize].joiners.push(&mut self.waits, wait);
+    }
+
+    /// Says which group is told of the end of a task; false if one is already.
+    pub(crate) fn set_group(&mut self, key: TaskKey, group: &Rc<Ends>) -> bool {
+        let Some(task) = self.task_mut(key) else { return false };
+        let free = task.group.is_none();
+        if free {
+            task.group = Some(group.clone());
+        }
+        free
     }
 
     pub(crate) fn unjoin(&mut self, target: TaskKey, wait: WaitKey) {

@@ -19,16 +19,17 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::wait::{FOREIGN, Region, WaitQueue};
 use crate::error::Cancellation;
+use crate::group::Ends;
 
 /// Where a task stands, as the monitor shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[repr(u8)]
 pub enum TaskState {
     /// Created, not run yet.
     Initial,
@@ -44,14 +45,40 @@ pub enum TaskState {
     ReadWait,
     /// Waiting until a descriptor can be written.
     WriteWait,
-    /// Waiting for something that is not Curio's own: a foreign future.
+    /// In [`Event::wait`](crate::sync::Event::wait).
+    EventWait,
+    /// Waiting for a lock.
+    LockAcquire,
+    /// Waiting for a semaphore.
+    SemaAcquire,
+    /// In [`Condition::wait`](crate::sync::Condition::wait).
+    CondWait,
+    /// Waiting for an item of a queue.
+    QueueGet,
+    /// Waiting for room in a queue.
+    QueuePut,
+    /// Waiting until all of a queue's items are done.
+    QueueJoin,
+    /// Waiting for a signal.
+    SignalWait,
+    /// Waiting for something that is not Curio's own: a foreign future, a thread's result.
     FutureWait,
     /// Ended.
     Terminated,
+    /// Blocked in a primitive that a program has made itself, under a name of its own; see
+    /// [`TaskState::named`].
+    Named(StateName),
 }
 
+/// The name of a state that a program has made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateName(u8);
+
+/// The names that programs have made up, by their numbers. They stay for ever, so there are few.
+static NAMES: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
+
 impl TaskState {
-    const ALL: [TaskState; 9] = [
+    const ALL: [TaskState; 17] = [
         TaskState::Initial,
         TaskState::Ready,
         TaskState::Running,
@@ -59,9 +86,65 @@ impl TaskState {
         TaskState::TaskJoin,
         TaskState::ReadWait,
         TaskState::WriteWait,
+        TaskState::EventWait,
+        TaskState::LockAcquire,
+        TaskState::SemaAcquire,
+        TaskState::CondWait,
+        TaskState::QueueGet,
+        TaskState::QueuePut,
+        TaskState::QueueJoin,
+        TaskState::SignalWait,
         TaskState::FutureWait,
         TaskState::Terminated,
     ];
+
+    /// A state for a primitive of one's own (see [`sched`](crate::sched)), with the name that the
+    /// monitor shows. The name of a state that blocked tasks have gives that one.
+    ///
+    /// There can be some two hundred different names in a process; those that come later are all
+    /// shown as `SUSPENDED`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use curio::TaskState;
+    ///
+    /// assert_eq!(TaskState::named("GATE_WAIT").name(), "GATE_WAIT");
+    /// assert_eq!(TaskState::named("TIME_SLEEP"), TaskState::TimeSleep);
+    /// ```
+    pub fn named(name: &str) -> TaskState {
+        let known = TaskState::ALL.iter().find(|state| state.is_blocked() && state.name() == name);
+        known.copied().unwrap_or_else(|| TaskState::Named(StateName::of(name)))
+    }
+
+    /// As one byte, which is written and read whole.
+    pub(crate) fn pack(self) -> u8 {
+        match self {
+            TaskState::Initial => 0,
+            TaskState::Ready => 1,
+            TaskState::Running => 2,
+            TaskState::TimeSleep => 3,
+            TaskState::TaskJoin => 4,
+            TaskState::ReadWait => 5,
+            TaskState::WriteWait => 6,
+            TaskState::EventWait => 7,
+            TaskState::LockAcquire => 8,
+            TaskState::SemaAcquire => 9,
+            TaskState::CondWait => 10,
+            TaskState::QueueGet => 11,
+            TaskState::QueuePut => 12,
+            TaskState::QueueJoin => 13,
+            TaskState::SignalWait => 14,
+            TaskState::FutureWait => 15,
+            TaskState::Terminated => 16,
+            TaskState::Named(name) => TaskState::ALL.len() as u8 + name.0,
+        }
+    }
+
+    fn unpack(byte: u8) -> TaskState {
+        let known = TaskState::ALL.get(usize::from(byte)).copied();
+        known.unwrap_or_else(|| TaskState::Named(StateName(byte - TaskState::ALL.len() as u8)))
+    }
 
     /// The name in `ps`: `TIME_SLEEP`, `TASK_JOIN`, …
     pub fn name(self) -> &'static str {
@@ -73,15 +156,91 @@ impl TaskState {
             TaskState::TaskJoin => "TASK_JOIN",
             TaskState::ReadWait => "READ_WAIT",
             TaskState::WriteWait => "WRITE_WAIT",
+            TaskState::EventWait => "EVENT_WAIT",
+            TaskState::LockAcquire => "LOCK_ACQUIRE",
+            TaskState::SemaAcquire => "SEMA_ACQUIRE",
+            TaskState::CondWait => "COND_WAIT",
+            TaskState::QueueGet => "QUEUE_GET",
+            TaskState::QueuePut => "QUEUE_PUT",
+            TaskState::QueueJoin => "QUEUE_JOIN",
+            TaskState::SignalWait => "SIGNAL_WAIT",
             TaskState::FutureWait => "FUTURE_WAIT",
             TaskState::Terminated => "TERMINATED",
+            TaskState::Named(name) => name.text(),
         }
+    }
+
+    /// Whether a task in this state is blocked in a trap.
+    pub fn is_blocked(self) -> bool {
+        use TaskState::{Initial, Ready, Running, Terminated};
+        !matches!(self, Initial | Ready | Running | Terminated)
+    }
+}
+
+impl StateName {
+    /// How many names there are room for; the last one is for all the others.
+    const ROOM: usize = u8::MAX as usize - TaskState::ALL.len();
+
+    fn of(name: &str) -> StateName {
+        // Nothing in here can panic, so the lock is never poisoned in earnest.
+        let mut names = NAMES.write().unwrap_or_else(PoisonError::into_inner);
+        let known = names.iter().position(|known| *known == name);
+        let place = known.unwrap_or_else(|| {
+            if names.len() < Self::ROOM {
+                names.push(Box::leak(name.to_owned().into_boxed_str()));
+                names.len() - 1
+            } else {
+                Self::ROOM
+            }
+        });
+        StateName(place as u8)
+    }
+
+    fn text(self) -> &'static str {
+        let names = NAMES.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(usize::from(self.0)).copied().unwrap_or("SUSPENDED")
     }
 }
 
 impl std::fmt::Display for TaskState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// What a blocked task waits for, as any thread may know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// Nothing that has a name: time, or something foreign.
+    Nothing,
+    /// The end of the task with this id.
+    Task(u64),
+    /// A descriptor.
+    Descriptor(i32),
+    /// The primitive with this id; see [`sync::Resource`](crate::sync::Resource).
+    Resource(u64),
+}
+
+impl Target {
+    /// As one word, which is written and read whole.
+    fn pack(self) -> u64 {
+        match self {
+            Target::Nothing => 0,
+            Target::Task(id) => id << 2 | 1,
+            Target::Descriptor(fd) => u64::from(fd.cast_unsigned()) << 2 | 2,
+            Target::Resource(id) => id << 2 | 3,
+        }
+    }
+
+    fn unpack(word: u64) -> Target {
+        let value = word >> 2;
+        match word & 3 {
+            1 => Target::Task(value),
+            2 => Target::Descriptor((value as u32).cast_signed()),
+            3 => Target::Resource(value),
+            _ => Target::Nothing,
+        }
     }
 }
 
@@ -118,6 +277,7 @@ pub struct TaskInfo {
     id: u64,
     parent: Option<u64>,
     daemon: bool,
+    own: bool,
     label: Label,
     state: AtomicU8,
     cycles: AtomicU64,
@@ -125,7 +285,15 @@ pub struct TaskInfo {
     sleep: AtomicU64,
     /// The nearest deadline of the timeouts in force; 0 for none.
     timeout: AtomicU64,
+    /// What it has blocked in last: a packed [`Target`].
+    target: AtomicU64,
+    /// Counts the waits of all tasks of a kernel: who waits longer has the smaller number.
+    blocked: AtomicU64,
+    /// The line of Rust that awaits what it has blocked in last.
+    site: AtomicPtr<Location<'static>>,
     cancellation: OnceLock<Arc<Cancellation>>,
+    /// When that was asked for, in nanoseconds of the kernel's clock.
+    cancelled_at: AtomicU64,
 }
 
 /// What a task is called, and where it was spawned.
@@ -141,17 +309,22 @@ pub struct Label {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl TaskInfo {
-    pub(super) fn new(parent: Option<u64>, daemon: bool, label: Label) -> Self {
+    pub(super) fn new(parent: Option<u64>, daemon: bool, own: bool, label: Label) -> Self {
         TaskInfo {
             id: NEXT_ID.fetch_add(1, Relaxed),
             parent,
             daemon,
+            own,
             label,
-            state: AtomicU8::new(TaskState::Initial as u8),
+            state: AtomicU8::new(TaskState::Initial.pack()),
             cycles: AtomicU64::new(0),
             sleep: AtomicU64::new(0),
             timeout: AtomicU64::new(0),
+            target: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            site: AtomicPtr::new(std::ptr::null_mut()),
             cancellation: OnceLock::new(),
+            cancelled_at: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +343,11 @@ impl TaskInfo {
         self.daemon
     }
 
+    /// Whether it is one of the kernel's own, which no program has spawned.
+    pub fn own(&self) -> bool {
+        self.own
+    }
+
     /// Name and spawn site.
     pub fn label(&self) -> &Label {
         &self.label
@@ -177,7 +355,7 @@ impl TaskInfo {
 
     /// What it is doing, or blocked in.
     pub fn state(&self) -> TaskState {
-        TaskState::ALL[self.state.load(Relaxed) as usize]
+        TaskState::unpack(self.state.load(Relaxed))
     }
 
     /// How many times it was given the processor.
@@ -195,6 +373,23 @@ impl TaskInfo {
         Some(self.timeout.load(Relaxed)).filter(|&deadline| deadline != 0)
     }
 
+    /// What it waits for, while its [`state`](Self::state) says that it is blocked.
+    pub fn target(&self) -> Target {
+        Target::unpack(self.target.load(Relaxed))
+    }
+
+    /// A number that grows with each wait in its kernel: of two tasks in one line, the one
+    /// with the smaller number came first.
+    pub fn blocked(&self) -> u64 {
+        self.blocked.load(Relaxed)
+    }
+
+    /// The line that awaits what it has blocked in last, for tasks written in Rust.
+    pub fn site(&self) -> Option<&'static Location<'static>> {
+        // SAFETY: what is stored is null or a `&'static Location`; nothing else is written.
+        unsafe { self.site.load(Relaxed).as_ref() }
+    }
+
     /// Whether it has ended.
     pub fn terminated(&self) -> bool {
         self.state() == TaskState::Terminated
@@ -206,7 +401,7 @@ impl TaskInfo {
     }
 
     pub(super) fn set_state(&self, state: TaskState) {
-        self.state.store(state as u8, Relaxed);
+        self.state.store(state.pack(), Relaxed);
     }
 
     pub(super) fn count_cycle(&self) {
@@ -222,9 +417,32 @@ impl TaskInfo {
         self.timeout.store(deadline.unwrap_or(0), Relaxed);
     }
 
-    pub(super) fn set_cancellation(&self, cancellation: &Arc<Cancellation>) {
+    /// When its cancellation was asked for, in nanoseconds of the kernel's clock.
+    pub fn cancelled_at(&self) -> Option<u64> {
+        self.cancellation().map(|_| self.cancelled_at.load(Relaxed))
+    }
+
+    pub(super) fn set_cancellation(&self, cancellation: &Arc<Cancellation>, now: u64) {
+        self.cancelled_at.store(now, Relaxed);
         let _ = self.cancellation.set(cancellation.clone());
     }
+
+    pub(super) fn set_blocked(&self, blocked: &Blocked, number: u64) {
+        self.target.store(blocked.target.pack(), Relaxed);
+        self.blocked.store(number, Relaxed);
+        let site = blocked.site.map_or(std::ptr::null(), std::ptr::from_ref);
+        self.site.store(site.cast_mut(), Relaxed);
+        self.set_state(blocked.state);
+    }
+}
+
+/// What a task shows while it is blocked in a trap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocked {
+    pub(crate) state: TaskState,
+    pub(crate) target: Target,
+    /// The line that awaits it, if it is one of Rust.
+    pub(crate) site: Option<&'static Location<'static>>,
 }
 
 /// A cancellation on its way to a task.
@@ -239,9 +457,12 @@ pub(crate) enum Cancel {
     Delivered,
 }
 
-/// A cancellation that a task has made pending itself.
+/// A cancellation that a task has made pending itself, or an interruption that does not ask it to
+/// end.
 pub(crate) struct OwnCancel {
     pub(crate) cancellation: Arc<Cancellation>,
+    /// When it came, as the kernel counts; 0: before all that was waited for.
+    pub(crate) since: u64,
     /// The timeout that it was, if it was one: void when that one's region is left.
     pub(crate) timeout: Option<u64>,
 }
@@ -258,8 +479,8 @@ pub(crate) struct TaskCell {
     pub(super) scheduled: bool,
     /// An interrupt might end what it blocked in when it last ran: not all of it was shielded.
     pub(super) open: bool,
-    /// When it was last made to look at an interrupt, since it last blocked; 0 for not.
-    pub(super) prodded: u64,
+    /// When its cancellation was asked for, as the kernel counts.
+    pub(super) cancelled: u64,
     /// Its waits that a combinator polls: to be told of interrupts through their wakers.
     pub(super) foreign: WaitQueue<FOREIGN>,
     /// The timeouts and shields it is inside of while it is not running.
@@ -272,6 +493,8 @@ pub(crate) struct TaskCell {
     pub(super) void_before: u64,
     /// Who waits for its end.
     pub(crate) joiners: WaitQueue,
+    /// The group that is told of its end.
+    pub(super) group: Option<Rc<Ends>>,
     pub(super) parent: Option<TaskKey>,
     /// Its active children, linked through `siblings`.
     pub(super) first_child: Option<u32>,

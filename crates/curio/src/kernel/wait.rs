@@ -7,11 +7,13 @@
 //! or the trap gives it up (cancelled, or its future dropped) and takes it out of
 //! wherever it stands. So nothing ever refers to a wait that is gone.
 
+use std::rc::Rc;
 use std::task::Waker;
 
 use slab::Slab;
 
-use super::task::TaskState;
+use super::task::Blocked;
+use crate::sync::Line;
 
 /// A wait's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,10 @@ pub(crate) struct TimeoutKey(pub(super) u32);
 pub(crate) struct Wait {
     /// The task that waits: its index in the task table.
     pub(super) task: u32,
-    /// What the task's state is while it waits.
-    pub(super) state: TaskState,
+    /// What the task shows while it waits.
+    pub(super) blocked: Blocked,
+    /// Counts the waits of a kernel: who came first has the smaller one.
+    pub(super) number: u64,
     /// What is around the operation: decides which cancellations may reach it.
     pub(super) region: Region,
     /// When what was waited for has happened, as the kernel counts; 0 for not yet.
@@ -47,6 +51,8 @@ pub(crate) struct Wait {
     pub(super) waker: Option<Waker>,
     /// It stands in the task's queue of such waits.
     pub(super) foreign: bool,
+    /// The line that it stands in.
+    pub(super) line: Option<Rc<Line>>,
 }
 
 #[derive(Default)]
@@ -68,17 +74,37 @@ impl Waits {
     pub(super) fn insert(
         &mut self,
         task: u32,
-        state: TaskState,
+        blocked: Blocked,
+        number: u64,
         region: Region,
         waker: Option<Waker>,
     ) -> WaitKey {
         let links = Default::default();
-        let wait = Wait { task, state, region, fired: 0, links, waker, foreign: false };
+        let wait = Wait {
+            task,
+            blocked,
+            number,
+            region,
+            fired: 0,
+            links,
+            waker,
+            foreign: false,
+            line: None,
+        };
         WaitKey(self.0.insert(wait) as u32)
     }
 
     pub(super) fn remove(&mut self, key: WaitKey) -> Wait {
         self.0.remove(key.0 as usize)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Wait> {
+        self.0.iter().map(|(_, wait)| wait)
+    }
+
+    /// The wait in that place, if there is one, whichever it is.
+    pub(super) fn find(&self, key: WaitKey) -> Option<&Wait> {
+        self.0.get(key.0 as usize)
     }
 
     pub(super) fn get(&self, key: WaitKey) -> &Wait {
@@ -128,6 +154,10 @@ impl<const WHICH: usize> WaitQueue<WHICH> {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     pub(crate) fn iter<'a>(&'a self, waits: &'a Waits) -> impl Iterator<Item = &'a Wait> {
         let first = self.first.map(|key| waits.get(key));
         std::iter::successors(first, |wait| wait.links[WHICH].after.map(|key| waits.get(key)))
@@ -147,8 +177,8 @@ pub(crate) struct TimeoutCell {
     pub(super) nearest: Option<u64>,
     /// `None` when it has no deadline, or has expired.
     pub(super) timer: Option<super::timers::TimerKey>,
-    /// Its deadline has passed, and no trap has been told yet.
-    pub(super) expired: bool,
+    /// When its deadline has passed, as the kernel counts, if no trap has been told yet.
+    pub(super) expired: Option<u64>,
     /// A trap inside was told.
     pub(super) delivered: bool,
     /// Its region was left; it stays while it is around others.
@@ -161,8 +191,12 @@ pub(crate) struct TimeoutCell {
 
 #[cfg(test)]
 mod tests {
+    use super::super::task::{Target, TaskState};
     use super::*;
     use proptest::prelude::*;
+
+    const BLOCKED: Blocked =
+        Blocked { state: TaskState::TimeSleep, target: Target::Nothing, site: None };
 
     fn contents(queue: &mut WaitQueue, waits: &mut Waits) -> Vec<u32> {
         std::iter::from_fn(|| queue.pop(waits).map(|key| waits.get(key).task)).collect()
@@ -177,7 +211,7 @@ mod tests {
             for (number, (step, which)) in (0u32..).zip(steps) {
                 match step {
                     0 => {
-                        let key = waits.insert(number, TaskState::Ready, Region::default(), None);
+                        let key = waits.insert(number, BLOCKED, 0, Region::default(), None);
                         queue.push(&mut waits, key);
                         model.push((number, key));
                     }

@@ -31,6 +31,25 @@ use std::sync::{
 };
 
 use super::task::TaskKey;
+use super::wait::WaitKey;
+
+/// What other threads have to say.
+#[derive(Clone, Copy)]
+pub(crate) enum News {
+    /// A task is to be resumed.
+    Woken(TaskKey),
+    /// The wait with that number is to be fired.
+    Fired(WaitKey, u64),
+}
+
+/// The task, in tests of which tasks are woken.
+#[cfg(test)]
+fn task(news: News) -> Option<TaskKey> {
+    if let News::Woken(task) = news { Some(task) } else { None }
+}
+
+/// Something for the kernel's thread to do.
+pub(crate) type Job = Box<dyn FnOnce(&std::rc::Rc<super::Core>) + Send>;
 
 /// See the module.
 pub(crate) struct Door {
@@ -43,6 +62,10 @@ pub(crate) struct Door {
 struct Inside {
     /// Tasks to resume, oldest wake first.
     woken: Vec<TaskKey>,
+    /// Waits to fire, with their numbers, oldest first.
+    fired: Vec<(WaitKey, u64)>,
+    /// What the kernel's thread is to do for another, oldest first.
+    jobs: Vec<Job>,
     /// The kernel's thread is in its poll, or on its way there. Set by the kernel,
     /// cleared by whoever rings.
     asleep: bool,
@@ -71,19 +94,45 @@ impl Door {
         }
     }
 
-    /// Lets the bell go: the kernel will not sleep again.
+    /// Lets the bell go: the kernel will not sleep again. What is asked from now on is dropped.
     pub(crate) fn close(&self) {
-        drop(self.inside(|inside| inside.ring.take()));
+        drop(self.inside(|inside| (inside.ring.take(), std::mem::take(&mut inside.jobs))));
     }
 
     /// Asks for `task` to be resumed. Any thread.
     pub(crate) fn wake(&self, task: TaskKey) {
-        self.enter(|inside| inside.woken.push(task));
+        self.enter(|inside| {
+            if inside.ring.is_some() {
+                inside.woken.push(task);
+            }
+        });
+    }
+
+    /// Asks for the wait with that number to be fired, if it is there still. Any thread.
+    pub(crate) fn fire(&self, wait: WaitKey, number: u64) {
+        self.enter(|inside| inside.fired.push((wait, number)));
     }
 
     /// Asks the kernel to leave its loop. Any thread.
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
+        self.ring();
+    }
+
+    /// Asks the kernel's thread to do something between two resumptions. Any thread.
+    pub(crate) fn ask(&self, job: Job) {
+        let mut job = Some(job);
+        self.enter(|inside| {
+            if inside.ring.is_some() {
+                inside.jobs.extend(job.take());
+            }
+        });
+        // Nobody will do what a closed door is asked for. It is dropped outside of the lock.
+        drop(job);
+    }
+
+    /// Makes the kernel look again. Any thread.
+    pub(crate) fn ring(&self) {
         self.enter(|_| {});
     }
 
@@ -92,18 +141,22 @@ impl Door {
         self.stop.load(Relaxed) && self.stop.swap(false, SeqCst)
     }
 
-    /// Gives out what was woken, oldest first. Kernel's thread.
-    pub(crate) fn take(&self, mut woken: impl FnMut(TaskKey)) {
+    /// Gives out what was woken and fired, and what is to be done, oldest first. Kernel's thread.
+    pub(crate) fn take(&self, mut news: impl FnMut(News)) -> Vec<Job> {
         self.inside(|inside| {
             inside.asleep = false;
-            inside.woken.drain(..).for_each(&mut woken);
-        });
+            inside.woken.drain(..).for_each(|task| news(News::Woken(task)));
+            inside.fired.drain(..).for_each(|(wait, number)| news(News::Fired(wait, number)));
+            std::mem::take(&mut inside.jobs)
+        })
     }
 
     /// Announces that the kernel will sleep; `false` if there is something to do first.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.inside(|inside| {
-            inside.asleep = inside.woken.is_empty() && !self.stop.load(SeqCst);
+            let idle = inside.woken.is_empty() && inside.fired.is_empty();
+            let idle = idle && inside.jobs.is_empty();
+            inside.asleep = idle && !self.stop.load(SeqCst);
             inside.asleep
         })
     }
@@ -211,7 +264,7 @@ mod tests {
 
     fn woken(door: &Door) -> Vec<TaskKey> {
         let mut woken = Vec::new();
-        door.take(|task| woken.push(task));
+        drop(door.take(|news| woken.extend(task(news))));
         woken
     }
 
@@ -242,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_door_takes_wakes_in_silence() {
+    fn a_closed_door_drops_what_it_is_asked_for_in_silence() {
         let (door, rung) = door();
         assert!(door.fall_asleep());
         door.close();
@@ -250,6 +303,11 @@ mod tests {
         door.stop();
         assert_eq!(rung.load(SeqCst), 0);
         // The bell itself is gone.
+        assert_eq!(Arc::strong_count(&rung), 1);
+        // Nothing piles up.
+        assert_eq!(woken(&door), []);
+        let kept = rung.clone();
+        door.ask(Box::new(move |_| drop(kept)));
         assert_eq!(Arc::strong_count(&rung), 1);
     }
 
@@ -346,7 +404,7 @@ mod loom_tests {
             if door.fall_asleep() {
                 bell.sleep();
             }
-            door.take(|task| woken.push(task));
+            drop(door.take(|news| woken.extend(task(news))));
         }
     }
 

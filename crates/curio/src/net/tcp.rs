@@ -1,48 +1,21 @@
 //! TCP.
 
+use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::Location;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::error::{Error, Result};
+use super::connect::{ConnectOptions, connect_registered};
+use super::lookup::lookup;
+use super::registered::{Registered, ip};
+use crate::error::Result;
 use crate::kernel::{Direction, Source};
-
-/// A socket, and what is known of its readiness. The registration ends before the
-/// descriptor is closed, because fields are dropped in the order of their declaration.
-struct Registered {
-    source: SourceGuard,
-    socket: Socket,
-}
-
-struct SourceGuard(Source);
-
-impl Drop for SourceGuard {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-impl Registered {
-    fn new(socket: Socket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        let source = SourceGuard(Source::new(socket.as_raw_fd()));
-        Ok(Registered { source, socket })
-    }
-
-    fn source(&self) -> &Source {
-        &self.source.0
-    }
-}
-
-fn ip(address: &SockAddr) -> io::Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the socket's address is not an IP address")
-    })
-}
+use crate::stream::Transport;
+use crate::testing;
+use crate::traps::at;
 
 /// A socket that accepts connections.
 ///
@@ -109,6 +82,9 @@ impl TcpListener {
     }
 
     fn bind_one(address: SocketAddr) -> io::Result<Self> {
+        if let Some(network) = testing::network() {
+            return Ok(TcpListener(Registered::new(network.listen(address)?)?));
+        }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
@@ -131,10 +107,23 @@ impl TcpListener {
     ///
     /// # Cancellation
     /// No connection is lost.
-    pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
-        let accept = |_: BorrowedFd<'_>| self.0.socket.accept();
-        let (socket, address) = self.0.source().run(Direction::Read, accept).await?;
-        Ok((TcpStream(Registered::new(socket)?), ip(&address)?))
+    #[track_caller]
+    pub fn accept(&self) -> impl Future<Output = Result<(TcpStream, SocketAddr)>> + '_ {
+        at(Location::caller(), self.0.run(Direction::Read, || self.try_accept()))
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        self.0.source()
+    }
+
+    pub(super) fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, address) = self.0.try_accept()?;
+        if testing::address_of(&address).is_some()
+            && let Some(network) = testing::network()
+        {
+            network.welcome(&socket.socket);
+        }
+        Ok((TcpStream(socket), ip(&address)?))
     }
 }
 
@@ -144,61 +133,90 @@ impl TcpListener {
 pub struct TcpStream(Registered);
 
 impl TcpStream {
-    /// Connects to `address`, or to the first of several that answers.
-    ///
-    /// Names are looked up by the system, which may block: give a numeric address in a task.
-    ///
-    /// # Errors
-    /// That of the last address tried.
-    ///
-    /// # Cancellation
-    /// The attempt is given up and its socket closed.
-    pub async fn connect(address: impl ToSocketAddrs) -> Result<Self> {
-        let nothing = io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to");
-        let mut failure = Error::from(nothing);
-        for address in address.to_socket_addrs()? {
-            match Self::connect_one(address).await {
-                Err(error) if !error.is_cancellation() => failure = error,
-                result => return result,
-            }
-        }
-        Err(failure)
+    pub(crate) fn of(socket: Socket) -> io::Result<Self> {
+        Ok(TcpStream(Registered::new(socket)?))
     }
 
-    async fn connect_one(address: SocketAddr) -> Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        let stream = Registered::new(socket)?;
-        match stream.socket.connect(&address.into()) {
-            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
-                stream.source().clear(Direction::Write);
-                stream.source().wait(Direction::Write).await?;
-                if let Some(error) = stream.socket.take_error()? {
-                    return Err(error.into());
-                }
-            }
-            result => result?,
-        }
-        Ok(TcpStream(stream))
+    /// Connects to `host`, a name or an address: looks it up, and connects to the first of its
+    /// addresses that answers.
+    ///
+    /// The addresses are tried in turn, IPv6 and IPv4 alternating, each 250 ms after the one
+    /// before, or at once when one has failed (RFC 8305). So one that does not answer costs a
+    /// quarter of a second, not minutes.
+    ///
+    /// # Errors
+    /// Those of [`lookup`](super::lookup). If no address can be connected to, an I/O error that
+    /// tells what became of each; its kind, and [`Error::raw_os_error`](crate::Error::raw_os_error), are the first one's.
+    ///
+    /// # Cancellation
+    /// All attempts are given up and their sockets closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use curio::net::{TcpListener, TcpStream};
+    ///
+    /// # fn main() -> curio::Result<()> {
+    /// curio::run(async {
+    ///     let listener = TcpListener::bind("127.0.0.1:0")?;
+    ///     let address = listener.local_addr()?;
+    ///     let stream = TcpStream::open("localhost", address.port()).await?;
+    ///     assert_eq!(stream.peer_addr()?, address);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn open(host: &str, port: u16) -> impl Future<Output = Result<Self>> + use<> {
+        Self::open_with(host, port, ConnectOptions::new())
+    }
+
+    /// As [`open`](Self::open), with options: the address to connect from.
+    #[track_caller]
+    pub fn open_with(
+        host: &str,
+        port: u16,
+        options: ConnectOptions,
+    ) -> impl Future<Output = Result<Self>> + use<> {
+        let addresses = lookup(host, port);
+        at(Location::caller(), async move {
+            Ok(TcpStream(connect_registered(addresses.await?, options).await?))
+        })
+    }
+
+    /// Connects to `address`, or to the first of several that answers, as [`open`](Self::open)
+    /// tries them.
+    ///
+    /// It is for numeric addresses. A name is looked up by the system in this thread, and no task
+    /// runs meanwhile: use [`open`](Self::open) for names.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    ///
+    /// # Cancellation
+    /// All attempts are given up and their sockets closed.
+    #[track_caller]
+    pub fn connect<A: ToSocketAddrs>(address: A) -> impl Future<Output = Result<Self>> + use<A> {
+        at(Location::caller(), async move {
+            let addresses = address.to_socket_addrs()?.collect();
+            Ok(TcpStream(connect_registered(addresses, ConnectOptions::new()).await?))
+        })
     }
 
     /// Reads what there is, at most the buffer's length, and waits if there is
     /// nothing. 0 is the end of the stream.
     ///
     /// # Errors
-    /// The system's; [`is_busy`](Error::is_busy) if another task is reading.
+    /// The system's; [`is_busy`](crate::Error::is_busy) if another task is reading.
     ///
     /// # Cancellation
     /// Nothing is lost.
-    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize> {
-        let wanted = buffer.len();
-        let recv = |fd: BorrowedFd<'_>| {
-            Ok(rustix::net::recv(fd, &mut *buffer, RecvFlags::empty()).map(|(count, _)| count)?)
-        };
-        let count = self.0.source().run(Direction::Read, recv).await?;
-        if (1..wanted).contains(&count) {
-            self.0.source().drained();
-        }
-        Ok(count)
+    #[track_caller]
+    pub fn recv<'a>(
+        &'a self,
+        buffer: &'a mut [u8],
+    ) -> impl Future<Output = Result<usize>> + use<'a> {
+        at(Location::caller(), self.0.recv(buffer))
     }
 
     /// Fills the whole buffer.
@@ -207,35 +225,25 @@ impl TcpStream {
     /// As [`recv`](Self::recv); `UnexpectedEof` if the stream ends first.
     ///
     /// # Cancellation
-    /// What was read is in the buffer; how much, [`Error::bytes_done`] says.
-    pub async fn recv_exact(&self, buffer: &mut [u8]) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match self.recv(&mut buffer[done..]).await {
-                Ok(0) => {
-                    let message =
-                        format!("the stream ended after {done} of {} bytes", buffer.len());
-                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, message);
-                    return Err(Error::from(error).with_progress(done));
-                }
-                Ok(count) => done += count,
-                Err(error) => return Err(error.with_progress(done)),
-            }
-        }
-        Ok(())
+    /// What was read is in the buffer; how much, [`Error::bytes_done`](crate::Error::bytes_done) says.
+    #[track_caller]
+    pub fn recv_exact<'a>(
+        &'a self,
+        buffer: &'a mut [u8],
+    ) -> impl Future<Output = Result<()>> + use<'a> {
+        at(Location::caller(), self.0.recv_exact(buffer))
     }
 
     /// Sends what the system takes of `data`, at least a byte; gives the count.
     ///
     /// # Errors
-    /// The system's; [`is_busy`](Error::is_busy) if another task is sending.
+    /// The system's; [`is_busy`](crate::Error::is_busy) if another task is sending.
     ///
     /// # Cancellation
     /// Nothing was sent.
-    pub async fn send(&self, data: &[u8]) -> Result<usize> {
-        // A closed peer is an error, not the end of the process.
-        let send = |fd: BorrowedFd<'_>| Ok(rustix::net::send(fd, data, SendFlags::NOSIGNAL)?);
-        self.0.source().run(Direction::Write, send).await
+    #[track_caller]
+    pub fn send<'a>(&'a self, data: &'a [u8]) -> impl Future<Output = Result<usize>> + use<'a> {
+        at(Location::caller(), self.0.send(data))
     }
 
     /// Sends all of `data`.
@@ -244,16 +252,10 @@ impl TcpStream {
     /// As [`send`](Self::send).
     ///
     /// # Cancellation
-    /// Part may have been sent; how much, [`Error::bytes_done`] says.
-    pub async fn send_all(&self, data: &[u8]) -> Result<()> {
-        let mut done = 0;
-        while done < data.len() {
-            match self.send(&data[done..]).await {
-                Ok(count) => done += count,
-                Err(error) => return Err(error.with_progress(done)),
-            }
-        }
-        Ok(())
+    /// Part may have been sent; how much, [`Error::bytes_done`](crate::Error::bytes_done) says.
+    #[track_caller]
+    pub fn send_all<'a>(&'a self, data: &'a [u8]) -> impl Future<Output = Result<()>> + use<'a> {
+        at(Location::caller(), self.0.send_all(data))
     }
 
     /// Ends one direction, or both: the peer sees the end of the stream.
@@ -285,7 +287,34 @@ impl TcpStream {
     /// # Errors
     /// The system's.
     pub fn set_nodelay(&self, nodelay: bool) -> Result<()> {
-        Ok(self.0.socket.set_tcp_nodelay(nodelay)?)
+        let simulated = testing::address_of(&self.0.socket.local_addr()?).is_some();
+        // A simulated network gathers nothing.
+        if !simulated {
+            self.0.socket.set_tcp_nodelay(nodelay)?;
+        }
+        Ok(())
+    }
+}
+
+impl Transport for TcpStream {
+    fn source(&self) -> &Source {
+        self.0.source()
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+
+    fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.0.try_write(data)
+    }
+
+    fn try_shutdown(&self) -> io::Result<()> {
+        self.0.socket.shutdown(Shutdown::Write)
+    }
+
+    fn short_read_drains(&self) -> bool {
+        true
     }
 }
 

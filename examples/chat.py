@@ -1,0 +1,64 @@
+"""A chat by lines: what one says, everybody else hears.
+
+Shows:  a task for each client, streams, and a queue for each listener, so that a slow one
+        holds up nobody.
+Start:  python examples/chat.py [PORT]        then, in several terminals:  nc localhost PORT
+        Port 0 is any that is free. Ctrl-C ends the server.
+"""
+
+import sys
+
+import curio
+
+WAITING = 100  # lines that a listener may be behind before it is dropped
+
+
+class Room:
+    def __init__(self):
+        self.listeners = {}
+
+    async def say(self, speaker, text):
+        for name, (lines, task) in list(self.listeners.items()):
+            if name == speaker:
+                continue
+            if lines.full():
+                await task.cancel(blocking=False)
+            else:
+                await lines.put(f"{speaker}: {text}\n".encode())
+
+    async def client(self, sock, address):
+        name = f"{address[0]}:{address[1]}"
+        stream = sock.as_stream()
+        lines = curio.Queue(WAITING)
+        hearing = await curio.spawn(self.hear, lines, stream)
+        self.listeners[name] = lines, await curio.current_task()
+        try:
+            await self.say(name, "has come")
+            async for line in stream:
+                await self.say(name, line.decode(errors="replace").rstrip())
+        except ConnectionError:
+            pass
+        finally:
+            del self.listeners[name]
+            await hearing.cancel()
+            await self.say(name, "has left")
+
+    async def hear(self, lines, stream):
+        try:
+            while True:
+                await stream.write(await lines.get())
+        except OSError:
+            pass  # The listener has gone; whoever reads from it sees that, too.
+
+
+async def main(port):
+    server = curio.create_server("127.0.0.1", port, Room().client)
+    print("Chatting at", server.address, flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    try:
+        curio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 25000)
+    except KeyboardInterrupt:
+        print("Server ended")

@@ -1,0 +1,27 @@
+"""A deadlock to look at: two tasks, one of them written in Rust, take two locks in two orders.
+
+Shows:  locks, and the monitor, which finds the deadlock from another terminal: `deadlock`.
+Start:  python examples/deadlock.py; then, elsewhere, python -m curio.monitor
+"""
+
+import curio
+from curio.debug import locker
+
+pen, paper = curio.Lock(), curio.Lock()
+
+
+async def writer():
+    async with paper:
+        await curio.sleep(0.01)
+        async with pen:
+            print("written")
+
+
+async def main():
+    locker(pen, paper)
+    task = await curio.spawn(writer)
+    await task.join()
+
+
+if __name__ == "__main__":
+    curio.run(main, with_monitor=True)
