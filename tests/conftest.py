@@ -7,13 +7,15 @@ that it has not read by `capfd` or `capsys`, for a library prints nothing by its
 """
 
 import faulthandler
+import gc
 import logging
 import os
 import sys
+import warnings
 
 import curio
 import pytest
-from programs import Program
+from programs import Program, descriptors
 
 PATIENCE = 60
 
@@ -74,6 +76,33 @@ def program(tmp_path):
 def kernel():
     with curio.Kernel() as kernel:
         yield kernel
+
+
+@pytest.fixture(scope="module")
+def quick_collections():
+    """The collector looks at what tests make, not at all modules each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def runs(kernel, quick_collections):
+    """Runs a coroutine function; then all descriptors that it has opened are closed again."""
+
+    def run(function, *args, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a test has left that has failed
+            gc.collect()
+        kernel.run(curio.sleep, 0.0)
+        before = descriptors()
+        result = kernel.run(function, *args, **options)
+        gc.collect()
+        assert descriptors() == before
+        return result
+
+    return run
 
 
 class Log(logging.Handler):

@@ -23,6 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
 
 
+def descriptors():
+    """How many are open in this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
 class Program:
     """A Python program, running from the moment it is made."""
 

@@ -20,6 +20,7 @@ import weakref
 import curio
 import pytest
 from curio.io import Socket
+from programs import descriptors
 
 HERE = __file__
 PACKAGE = os.path.dirname(curio.__file__)
@@ -760,19 +761,15 @@ def test_stop_does_not_cut_a_shutdown_short(when):
     assert all(task.terminated for task in tasks)
 
 
-def open_descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_shutdown_closes_the_descriptors():
     """S4: the kernel's own, at shutdown, not when the object goes."""
     gc.collect()
-    before = open_descriptors()
+    before = descriptors()
     kernel = curio.Kernel()
     kernel.run(curio.sleep, 0.001)
-    assert open_descriptors() > before
+    assert descriptors() > before
     kernel.shutdown()
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
 def test_signal_handling_is_put_back():
@@ -835,7 +832,7 @@ def test_dropped_kernel_gives_everything_back():
         await curio.sleep(1000)
 
     gc.collect()
-    before = open_descriptors()
+    before = descriptors()
     thing = Thing()
     gone = weakref.ref(thing)
     kernel = curio.Kernel()
@@ -846,7 +843,7 @@ def test_dropped_kernel_gives_everything_back():
     del thing, kernel
     gc.collect()
     assert gone() is None
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
 def test_kernel_in_a_cycle_lives_until_its_shutdown():

@@ -6,54 +6,22 @@ descriptors as it began with. Order and completeness are asserted, times never.
 """
 
 import errno
-import gc
 import inspect
 import os
 import resource
 import socket as plain
 import struct
 import time
-import warnings
 
 import curio
 import pytest
 from curio import network, socket
 from curio.io import Socket
+from programs import descriptors
 
 
 class Oops(Exception):
     pass
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """The collector looks at what tests make, not at all modules each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
-def runs(kernel):
-    """Runs a coroutine function; then all descriptors that it has opened are closed again."""
-
-    def run(function, *args, **options):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a test has left that has failed
-            gc.collect()
-        kernel.run(curio.sleep, 0.0)
-        before = descriptors()
-        result = kernel.run(function, *args, **options)
-        gc.collect()
-        assert descriptors() == before
-        return result
-
-    return run
 
 
 async def until(condition):

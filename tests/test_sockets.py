@@ -27,26 +27,6 @@ class Oops(Exception):
     pass
 
 
-@pytest.fixture
-def runs(kernel):
-    """Runs a coroutine function; then all descriptors that it has opened are closed again."""
-
-    def run(function, *args, **options):
-        kernel.run(curio.sleep, 0.0)
-        before = descriptors()
-        result = kernel.run(function, *args, **options)
-        if descriptors() != before:
-            gc.collect()  # Not always: it takes longer than most of the tests.
-        assert descriptors() == before
-        return result
-
-    return run
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def pair():
     return tuple(map(Socket, plain.socketpair()))
 

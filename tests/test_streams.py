@@ -23,30 +23,11 @@ from curio import socket
 from curio.io import FileStream, Socket, SocketStream, Stream, StreamBase
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import descriptors
 
 
 class Oops(Exception):
     pass
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture
-def runs(kernel):
-    """Runs a coroutine function; then all descriptors that it has opened are closed again."""
-
-    def run(function, *args, **options):
-        kernel.run(curio.sleep, 0.0)
-        before = descriptors()
-        result = kernel.run(function, *args, **options)
-        if descriptors() != before:
-            gc.collect()  # Not always: it takes longer than most of the tests.
-        assert descriptors() == before
-        return result
-
-    return run
 
 
 def message(size):

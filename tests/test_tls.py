@@ -8,7 +8,6 @@ where they are in the middle, and nothing may be lost.
 
 import datetime
 import errno
-import gc
 import hashlib
 import inspect
 import itertools
@@ -19,12 +18,12 @@ import ssl as plain_ssl
 import subprocess
 import threading
 import time
-import warnings
 
 import curio
 import pytest
 from curio import socket, ssl
 from curio.io import Socket, SocketStream
+from programs import descriptors
 
 trustme = pytest.importorskip("trustme")
 
@@ -66,37 +65,6 @@ class Contexts:
 @pytest.fixture
 def contexts(authority, certificate):
     return Contexts(authority, certificate)
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """The collector looks at what tests make, not at all modules each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
-def runs(kernel):
-    """Runs a coroutine function; then all descriptors that it has opened are closed again."""
-
-    def run(function, *args, **options):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a test has left that has failed
-            gc.collect()
-        kernel.run(curio.sleep, 0.0)
-        before = descriptors()
-        result = kernel.run(function, *args, **options)
-        gc.collect()
-        assert descriptors() == before
-        return result
-
-    return run
 
 
 async def until(condition):
