@@ -10,6 +10,7 @@ import faulthandler
 import gc
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -31,6 +32,8 @@ def pytest_configure():
     # While tests run, pytest has a file in place of descriptor 2; a stack belongs on the terminal.
     global _terminal
     _terminal = os.fdopen(os.dup(2), "w")
+    # A shell has its background jobs ignore Ctrl-C, and so would the children of the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure():
