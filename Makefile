@@ -110,6 +110,15 @@ scale: $(VENV)/.extension ## a million sleeping tasks, ten thousand connections 
 leaks: $(VENV)/.extension ## loops over every operation and watches memory and descriptors
 	$(PY) tests/leaks.py $(ARGS)
 
+.PHONY: interrupt
+interrupt: $(VENV)/.extension ## every operation, interrupted in every place: a table of both languages
+	@$(PY) tests/test_interrupt_everything.py
+	@cargo test --quiet -p curio --all-features --test interrupts -- --nocapture
+
+.PHONY: soak
+soak: $(VENV)/.extension ## everything at once for ten minutes, with 10 000 connections
+	$(PY) tests/soak.py $(ARGS)
+
 .PHONY: simulate
 simulate: $(VENV)/.extension ## random programs on a simulated network: SEEDS=1000000 of them, or one SEED=n
 	@cargo test --quiet -p curio --all-features --test simulation --no-run

@@ -499,6 +499,10 @@ impl Probe {
 
 impl Activation for Rc<Probe> {
     fn created(&self, task: &TaskRef) {
+        // The kernel's own are no part of the program.
+        if task.info().own() {
+            return;
+        }
         let mut tasks = self.tasks.borrow_mut();
         let number = tasks.len();
         tasks.insert(task.id(), (number, None));
