@@ -18,6 +18,7 @@ import ssl as plain_ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 
 import curio
 import pytest
@@ -847,6 +848,32 @@ def test_one_byte_at_a_time(runs, contexts):
             while len(received) < len(data):
                 received += await soon(server.recv(1))
             assert received == data
+
+    runs(main)
+
+
+def test_large_room_for_small_reads_fragments_no_memory(runs, contexts):
+    """Blocks of 64 KiB, cut down to a line each and kept for a while, made servers grow."""
+
+    async def exchanges(reader, writer):
+        for _ in range(10):
+            await writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            await writer._socket.sendall(b"hello")
+            assert await reader.read(5) == b"hello"
+
+    async def main():
+        client, server = await pair(contexts)
+        async with client, server:
+            reader, writer = client.as_stream(), server.as_stream()
+            await exchanges(reader, writer)
+            tracemalloc.start()
+            try:
+                await exchanges(reader, writer)
+                held, most = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert most - held < 32 * 1024
 
     runs(main)
 

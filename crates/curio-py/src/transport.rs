@@ -5,12 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 use curio::Transport;
 use curio::embed::{Direction, Link, Source};
 use pyo3::exceptions::{PyBlockingIOError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::object::Object;
@@ -277,18 +278,16 @@ impl Tls {
 
     fn read(&self, source: &Source, buffer: &mut [u8]) -> io::Result<usize> {
         let py = attached();
-        if self.ended.get() {
+        if self.ended.get() || buffer.is_empty() {
             return Ok(0);
         }
         loop {
             if self.starved.get() {
                 self.feed(source)?;
             }
-            let object = self.object.bind(py);
-            match object.call_method1(pyo3::intern!(py, "read"), (buffer.len(),)) {
-                Ok(data) => {
-                    let count = copy(&data, buffer)?;
-                    self.ended.set(count == 0 && !buffer.is_empty());
+            match self.decrypt(py, buffer) {
+                Ok(count) => {
+                    self.ended.set(count == 0);
                     self.look(py, source).map_err(|error| raised(py, error))?;
                     return Ok(count);
                 }
@@ -317,6 +316,35 @@ impl Tls {
                 Err(error) => return Err(raised(py, error)),
             }
         }
+    }
+
+    /// Some of what has come, a record at most.
+    fn decrypt(&self, py: Python<'_>, buffer: &mut [u8]) -> PyResult<usize> {
+        const RECORD: usize = 16 * 1024;
+        // Left to itself, `read` makes an object of the size that is asked for, and cuts it down to
+        // what has come: something small then lies where something large had been, and the heap
+        // grows and grows. While one of these is used, the lock of the interpreter is not held.
+        static SPARE: Mutex<Vec<Py<PyByteArray>>> = Mutex::new(Vec::new());
+        let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = match spare().pop() {
+            Some(room) => room.into_bound(py),
+            None => PyByteArray::new(py, &[0; RECORD]),
+        };
+        let asked = (buffer.len().min(RECORD), &room);
+        let read = self.object.bind(py).call_method1(pyo3::intern!(py, "read"), asked);
+        let count = read.and_then(|count| {
+            let count = count.extract()?;
+            // SAFETY: `as_bytes` wants that nothing changes the object while the slice lives. Nobody
+            // else has it, for it was taken out of SPARE, `read` has returned, and the collector,
+            // through which objects can be found, does not track byte arrays; and we are attached.
+            let content = unsafe { room.as_bytes() };
+            for (to, from) in buffer.iter_mut().zip(&content[..]).take(count) {
+                *to = *from;
+            }
+            Ok(count)
+        });
+        spare().push(room.unbind());
+        count
     }
 
     /// After a read: if there is more without asking the socket, the next one need not wait.
