@@ -707,6 +707,22 @@ def test_cancelled_when_the_answer_has_come(kernel, file):
     kernel.run(main)
 
 
+def test_a_worker_whose_answer_nobody_wants_ends_in_silence(kernel, file, monkeypatch):
+    """Its program has closed the connection, and the signal has not come yet."""
+    monkeypatch.setattr(_processes.Worker, "end", _processes.Worker.retire)
+    begun, go = file(), file()
+
+    async def main():
+        task = await curio.spawn(run, crunch.begin_and_wait, begun, go, "old")
+        await until(lambda: os.path.exists(begun))
+        before = set(children())
+        await task.cancel()
+        crunch.mark(go)
+        await until(lambda: set(children()) < before)
+
+    kernel.run(main)
+
+
 def test_cancelled_in_the_middle_of_much(kernel):
     """With half of the call sent, and with half of the answer here."""
 

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import struct
+from contextlib import suppress
 
 #: Bytes that are read at a time, and from how many on something is not copied.
 LARGE = 64 * 1024
@@ -152,15 +153,16 @@ def serve(fd, lifeline):
     worker = os.getpid()
     os.register_at_fork(after_in_child=lambda: _let_go(sock, lifeline))
 
-    sock.send(b"!")
-    while incoming := _receive(sock):
-        answer = _answer(incoming)
-        incoming = None
-        if os.getpid() != worker:
-            os._exit(0)  # The function has forked, and has come back twice.
-        for piece in answer:
-            sock.sendall(piece)
-        answer = piece = None
+    with suppress(ConnectionError):  # The program does not want the answer any more.
+        sock.send(b"!")
+        while incoming := _receive(sock):
+            answer = _answer(incoming)
+            incoming = None
+            if os.getpid() != worker:
+                os._exit(0)  # The function has forked, and has come back twice.
+            for piece in answer:
+                sock.sendall(piece)
+            answer = piece = None
 
 
 def _die_with_the_program(lifeline):
