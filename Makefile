@@ -113,7 +113,7 @@ leaks: $(VENV)/.extension ## loops over every operation and watches memory and d
 .PHONY: interrupt
 interrupt: $(VENV)/.extension ## every operation, interrupted in every place: a table of both languages
 	@$(PY) tests/test_interrupt_everything.py
-	@cargo test --quiet -p curio --all-features --test interrupts -- --nocapture
+	@cargo test --quiet -p curio --all-features --test interrupt_everything -- --nocapture
 
 .PHONY: soak
 soak: $(VENV)/.extension ## everything at once for ten minutes, with 10 000 connections

@@ -1004,9 +1004,7 @@ PROCESSES = (
 
 #: Operations that no program here uses, and why.
 ELSEWHERE = {
-    **dict.fromkeys(
-        PROCESSES, "what other processes do comes at no certain moment"
-    ),
+    **dict.fromkeys(PROCESSES, "what other processes do comes at no certain moment"),
     "SchedBase.suspend": "the base class of the two lines here",
     "SchedBase.wake": "the base class of the two lines here",
     "AsyncThread.cancel_children": "as that of Task, whose method it is",

@@ -203,16 +203,18 @@ fn put<T: Send + 'static>(shared: &Arc<Shared<T>>, value: Value<T>) -> Result<Be
     inside.value = value; // which was `Expected`, and drops nothing
     let door = inside.waiter.as_ref().map(|(door, _)| door.clone());
     drop(inside);
-    Ok(Bell(door.map(|door| {
-        // The value is not kept by a kernel that has nobody waiting for it.
-        let shared = Arc::downgrade(shared);
-        let fire = move |core: &Rc<Core>| {
-            if let Some(shared) = shared.upgrade() {
-                shared.fire(core);
-            }
-        };
-        (door, Box::new(fire) as Job)
-    })))
+    Ok(door.map_or(Bell(None), |door| bell(shared, door)))
+}
+
+fn bell<T: Send + 'static>(shared: &Arc<Shared<T>>, door: Arc<Door>) -> Bell {
+    // The value is not kept by a kernel that has nobody waiting for it.
+    let shared = Arc::downgrade(shared);
+    let fire = move |core: &Rc<Core>| {
+        if let Some(shared) = shared.upgrade() {
+            shared.fire(core);
+        }
+    };
+    Bell(Some((door, Box::new(fire))))
 }
 
 impl<T: Send + 'static> Drop for Completer<T> {
@@ -226,7 +228,7 @@ impl<T: Send + 'static> Drop for Completer<T> {
 }
 
 impl<T: Send + 'static> Completion<T> {
-    /// Waits for the value, once. Does not block if it has come.
+    /// Waits for the value, once. Blocks even if it has come.
     ///
     /// # Errors
     /// The other end was dropped. Misuse: the value was taken before.
@@ -283,7 +285,7 @@ impl<T: Send + 'static> fmt::Debug for Completer<T> {
 /// The trap of a task that waits for a completion: it has one at a time.
 struct CompletionTrap<T>(Arc<Shared<T>>);
 
-impl<T> Trap for CompletionTrap<T> {
+impl<T: Send + 'static> Trap for CompletionTrap<T> {
     fn name(&self) -> &'static str {
         "a completion"
     }
@@ -292,19 +294,16 @@ impl<T> Trap for CompletionTrap<T> {
         TaskState::FutureWait
     }
 
-    fn done(&mut self, _core: &Rc<Core>, _state: &State) -> bool {
-        !matches!(self.0.inside().value, Value::Expected)
-    }
-
     fn arm(&mut self, core: &Rc<Core>, state: &mut State, wait: WaitKey) -> Result<()> {
         let mut inside = self.0.inside();
-        if let Value::Expected = inside.value {
-            inside.waiter = Some((core.door().clone(), wait));
-            state.outside += 1;
-        } else {
-            // It has come since `done`.
-            drop(inside);
-            state.fire(wait);
+        inside.waiter = Some((core.door().clone(), wait));
+        state.outside += 1;
+        let has_come = !matches!(inside.value, Value::Expected);
+        drop(inside);
+        if has_come {
+            // It blocks all the same: how quick a thread was must not decide whether its task can be
+            // cancelled here, and whether others run meanwhile.
+            bell(&self.0, core.door().clone()).ring();
         }
         Ok(())
     }

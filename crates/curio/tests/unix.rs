@@ -16,35 +16,17 @@ use curio::net::{UnixDatagram, UnixListener, UnixStream};
 use curio::{Error, Result, Stream, TaskState, sleep, spawn, timeout_after};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use common::{alone, descriptors};
+use common::{Folder, alone, descriptors};
 
 const HANG: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(5);
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        let path = std::env::temp_dir().join(format!("curio-unix-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Runs a program in a folder; all descriptors are closed after it.
 fn run<T: 'static, F: Future<Output = Result<T>> + 'static>(
     program: impl FnOnce(PathBuf) -> F,
 ) -> T {
     let _alone = alone();
-    let folder = Folder::new();
+    let folder = Folder::new("unix");
     let before = descriptors();
     let result = curio::run(timeout_after(HANG, program(folder.0.clone()))).unwrap();
     assert_eq!(descriptors(), before);
