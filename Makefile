@@ -57,6 +57,7 @@ check: check-format lint test-rust docs site test-python stubs ## everything: fo
 check-format: $(VENV)/.tools ## are all files formatted?
 	cargo fmt --all --check
 	$(if $(wildcard benches/Cargo.toml),cargo fmt --manifest-path benches/Cargo.toml --check)
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	$(PY) -m ruff format --check .
 
 .PHONY: lint
@@ -123,6 +124,26 @@ soak: $(VENV)/.extension ## everything at once for ten minutes, with 10 000 conn
 simulate: $(VENV)/.extension ## random programs on a simulated network: SEEDS=1000000 of them, or one SEED=n
 	@cargo test --quiet -p curio --all-features --test simulation --no-run
 	$(PY) tests/simulate.py $(if $(SEED),--seed $(SEED),$(or $(SEEDS),1000000))
+
+.PHONY: fuzz
+fuzz: ## the line buffer and the monitor's protocol are fuzzed, SECONDS=300 each
+	@cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz
+	cargo +nightly fuzz run lines -- -max_total_time=$(or $(SECONDS),300) -max_len=1000
+	cargo +nightly fuzz run monitor -- -max_total_time=$(or $(SECONDS),300) -max_len=1000
+
+.PHONY: loom
+loom: ## the wake door under every order of events of its threads
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom cargo test -p curio --release --lib loom
+
+.PHONY: devmode
+devmode: $(VENV)/.extension ## the package's tests in Python's development mode
+	$(PY) -X dev -m pytest $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.tools ## lines and branches that the tests reach, in Rust and Python
+	@cargo llvm-cov --version >/dev/null 2>&1 || cargo install cargo-llvm-cov
+	PYTHON=$(PY) bash .ci/coverage
 
 .PHONY: miri
 miri: ## the crate's unit tests under Miri, which sees undefined behaviour

@@ -22,7 +22,14 @@ PATIENCE = 60
 
 # The tutorial's programs run at their real speed, one after the other.
 SLOW = dict.fromkeys(
-    ("test_tutorial.py", "test_tutorial_workers.py", "test_examples.py", "test_docs.py"), 300
+    (
+        "test_tutorial.py",
+        "test_tutorial_workers.py",
+        "test_examples.py",
+        "test_docs.py",
+        "test_soak.py",
+    ),
+    300,
 )
 
 _terminal = None

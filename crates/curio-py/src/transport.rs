@@ -338,9 +338,7 @@ impl Tls {
             // else has it, for it was taken out of SPARE, `read` has returned, and the collector,
             // through which objects can be found, does not track byte arrays; and we are attached.
             let content = unsafe { room.as_bytes() };
-            for (to, from) in buffer.iter_mut().zip(&content[..]).take(count) {
-                *to = *from;
-            }
+            buffer.iter_mut().zip(content).take(count).for_each(|(to, from)| *to = *from);
             Ok(count)
         });
         spare().push(room.unbind());
