@@ -82,6 +82,7 @@ stubs: $(VENV)/.extension ## do the type stubs agree with the built package?
 fmt: $(VENV)/.tools ## format all files
 	cargo fmt --all
 	$(if $(wildcard benches/Cargo.toml),cargo fmt --manifest-path benches/Cargo.toml)
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(PY) -m ruff check --select I --fix .
 	$(PY) -m ruff format .
 

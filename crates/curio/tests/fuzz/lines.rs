@@ -26,8 +26,11 @@ async fn follow(script: Vec<u8>) -> Result<()> {
             0..=3 => {
                 let size = if step[0] >= 240 { size * 100 } else { size % 32 };
                 let seldom = usize::from(step[0] / 8);
-                let byte =
-                    |at: usize| if (at + turn) % (seldom + 1) == 0 { b'\n' } else { at as u8 };
+                let byte = |at: usize| match (at + turn).is_multiple_of(seldom + 1) {
+                    true => b'
+',
+                    false => at as u8,
+                };
                 let data: Vec<u8> = (0..size).map(byte).collect();
                 let sent = ignore_after(PATIENCE, writer.send(&data)).await?.unwrap_or(0);
                 there.extend(&data[..sent]);
