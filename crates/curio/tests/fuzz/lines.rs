@@ -27,8 +27,7 @@ async fn follow(script: Vec<u8>) -> Result<()> {
                 let size = if step[0] >= 240 { size * 100 } else { size % 32 };
                 let seldom = usize::from(step[0] / 8);
                 let byte = |at: usize| match (at + turn).is_multiple_of(seldom + 1) {
-                    true => b'
-',
+                    true => b'\n',
                     false => at as u8,
                 };
                 let data: Vec<u8> = (0..size).map(byte).collect();
