@@ -208,12 +208,13 @@ fn a_result_that_came_before_the_cancellation_is_the_result() {
 }
 
 #[test]
-fn what_has_come_already_is_no_wait() {
+fn what_has_come_already_is_waited_for_all_the_same() {
     run(async {
         let (completer, mut completion) = completion();
         completer.give("early").unwrap();
-        // Not interrupted, so not blocked.
-        assert_eq!(timeout_after(Duration::ZERO, completion.wait()).await?, "early");
+        // Interrupted, so blocked: a program does not depend on who was quicker.
+        assert!(timeout_after(Duration::ZERO, completion.wait()).await.unwrap_err().is_timeout());
+        assert_eq!(completion.wait().await?, "early");
         assert!(completion.wait().await.unwrap_err().is_misuse());
         Ok(())
     });
