@@ -96,6 +96,11 @@ bench: $(VENV)/.extension ## the benchmarks, with every peer (long)
 bench-quick: $(VENV)/.extension ## the benchmarks, short rounds
 	$(PY) benches/run.py --quick $(ARGS)
 
+.PHONY: plots
+plots: $(VENV)/.tools ## the documentation's page on speed, from the stored results
+	$(PY) -m pip install --quiet matplotlib
+	$(PY) benches/plot.py
+
 # Both languages: the guides, help() of the package, and what rustdoc makes of the crate.
 .PHONY: site
 site: $(VENV)/.extension $(VENV)/.site ## the documentation as a site, in target/site
