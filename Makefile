@@ -136,7 +136,8 @@ fuzz: ## the line buffer and the monitor's protocol are fuzzed, SECONDS=300 each
 	@cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz
 	cargo +nightly fuzz run lines -- -max_total_time=$(or $(SECONDS),300) -max_len=1000
-	cargo +nightly fuzz run monitor -- -max_total_time=$(or $(SECONDS),300) -max_len=1000
+	@# Threads of the monitor are at work while leaks would be looked for.
+	cargo +nightly fuzz run monitor -- -max_total_time=$(or $(SECONDS),300) -max_len=1000 -detect_leaks=0
 
 .PHONY: loom
 loom: ## the wake door under every order of events of its threads
@@ -165,6 +166,11 @@ valgrind: ## the crate's tests under Valgrind: invalid accesses and lost memory
 	RUSTFLAGS="--cfg rustix_use_libc" CARGO_TARGET_DIR=$(TARGET)/valgrind \
 	cargo test -p curio --profile profiling --lib --tests --config \
 	    "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite'"
+
+.PHONY: semver
+semver: ## does the crate break what it has promised since BASE=tag?
+	@cargo semver-checks --version >/dev/null 2>&1 || cargo install cargo-semver-checks
+	cargo semver-checks -p curio --baseline-rev $(or $(BASE),$(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD))
 
 .PHONY: wheels
 wheels: $(VENV)/.tools ## a wheel in dist/ for each Python found on this machine

@@ -114,9 +114,7 @@ def test_workers(kernel, session, tmp_path):
     def work():
         lines = session.lines("workers")
         assert lines[0] == "Worker               Seconds    Work"
-        rows = [
-            re.fullmatch(r"(curio-worker|process)[- ]\d+ +(\S+) +(.*)", row) for row in lines[2:]
-        ]
+        rows = [re.fullmatch(r"(.+)[- ]\d+ +(\S+) +(.*)", row) for row in lines[2:]]
         return [(row[1], row[2] == "None", row[3]) for row in rows]
 
     thread = "curio-worker", False, "test_workers.<locals>.wait_at_the_gate"
