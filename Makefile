@@ -118,8 +118,9 @@ leaks: $(VENV)/.extension ## loops over every operation and watches memory and d
 	$(PY) tests/leaks.py $(ARGS)
 
 .PHONY: interrupt
-interrupt: $(VENV)/.extension ## every operation, interrupted in every place: a table of both languages
+interrupt: $(VENV)/.extension ## every operation, and whole programs, interrupted in every place: a table
 	@$(PY) tests/test_interrupt_everything.py
+	@$(PY) tests/test_interrupt_programs.py
 	@cargo test --quiet -p curio --all-features --test interrupt_everything -- --nocapture
 
 .PHONY: soak

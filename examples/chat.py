@@ -30,18 +30,23 @@ class Room:
         name = f"{address[0]}:{address[1]}"
         stream = sock.as_stream()
         lines = curio.Queue(WAITING)
-        hearing = await curio.spawn(self.hear, lines, stream)
         self.listeners[name] = lines, await curio.current_task()
         try:
             await self.say(name, "has come")
+            # Whichever of the two ends, the other is cancelled.
+            async with curio.TaskGroup(wait=any) as both:
+                await both.spawn(self.hear, lines, stream)
+                await both.spawn(self.speak, name, stream)
+        finally:
+            del self.listeners[name]
+            await self.say(name, "has left")
+
+    async def speak(self, name, stream):
+        try:
             async for line in stream:
                 await self.say(name, line.decode(errors="replace").rstrip())
         except ConnectionError:
             pass
-        finally:
-            del self.listeners[name]
-            await hearing.cancel()
-            await self.say(name, "has left")
 
     async def hear(self, lines, stream):
         try:
