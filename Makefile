@@ -74,9 +74,10 @@ docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
 	RUSTDOCFLAGS="-D warnings $(PYTHON_DOCS)" cargo doc -p curio-py --no-deps --document-private-items
 
 .PHONY: stubs
-stubs: $(VENV)/.extension ## do the type stubs agree with the built package?
+stubs: $(VENV)/.extension ## do the type stubs agree with the built package, and help its users?
 	$(PY) -m mypy.stubtest curio \
 	    $(if $(wildcard tests/stubtest-allow.txt),--allowlist tests/stubtest-allow.txt)
+	$(PY) -m mypy --strict --no-error-summary tests/typed.py
 
 .PHONY: fmt
 fmt: $(VENV)/.tools ## format all files

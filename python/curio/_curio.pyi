@@ -1,10 +1,10 @@
 """The native part of the package; users import from the modules around it."""
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Literal, TypeVar, final, overload
 
-from typing_extensions import disjoint_base
+from typing_extensions import TypeVarTuple, Unpack, disjoint_base
 
 __all__ = [
     "CancelOrigin",
@@ -50,6 +50,7 @@ __all__ = [
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound=type)
+_Ts = TypeVarTuple("_Ts")
 
 __version__: str
 
@@ -64,23 +65,23 @@ def name_thread(name: str) -> None: ...
 def spawn_locker(first: LockBase, second: LockBase) -> None: ...
 @overload
 def run(
-    corofunc: Callable[..., Coroutine[Any, Any, _T]],
-    *args: Any,
-    with_monitor: object = False,
+    corofunc: Awaitable[_T],
+    *,
+    with_monitor: bool | tuple[str, int] = False,
     selector: Any = None,
-    debug: object = None,
-    activations: object = None,
+    debug: Any = None,
+    activations: Any = None,
     taskcls: type | None = ...,
     max_select_timeout: float | None = None,
 ) -> _T: ...
 @overload
 def run(
-    corofunc: Coroutine[Any, Any, _T],
-    *,
-    with_monitor: object = False,
+    corofunc: Callable[[Unpack[_Ts]], Awaitable[_T]],
+    *args: Unpack[_Ts],
+    with_monitor: bool | tuple[str, int] = False,
     selector: Any = None,
-    debug: object = None,
-    activations: object = None,
+    debug: Any = None,
+    activations: Any = None,
     taskcls: type | None = ...,
     max_select_timeout: float | None = None,
 ) -> _T: ...
@@ -98,14 +99,33 @@ class KernelBase:
         with_monitor: object = None,
         _testing: Testing | None = None,
     ) -> KernelBase: ...
+    @overload
     def run(
         self,
-        corofunc: Callable[..., Coroutine[Any, Any, Any]] | Coroutine[Any, Any, Any] | None = None,
-        *args: Any,
+        corofunc: None = None,
+        *,
         pdb: bool = False,
         log_errors: bool = True,
         shutdown: bool = False,
-    ) -> Any: ...
+    ) -> None: ...
+    @overload
+    def run(
+        self,
+        corofunc: Awaitable[_T],
+        *,
+        pdb: bool = False,
+        log_errors: bool = True,
+        shutdown: bool = False,
+    ) -> _T: ...
+    @overload
+    def run(
+        self,
+        corofunc: Callable[[Unpack[_Ts]], Awaitable[_T]],
+        *args: Unpack[_Ts],
+        pdb: bool = False,
+        log_errors: bool = True,
+        shutdown: bool = False,
+    ) -> _T: ...
     def shutdown(self) -> None: ...
     def stop(self) -> None: ...
     def add_task(

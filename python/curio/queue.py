@@ -32,6 +32,7 @@ class Queue(_Primitive, _curio.QueueBase):
     """
 
     __slots__ = ("__weakref__",)
+    __class_getitem__ = classmethod(type(list[int]))
     _order = "oldest"
 
     def __new__(cls, maxsize=0):
@@ -124,6 +125,7 @@ class UniversalQueue(_Primitive, _curio.UniversalQueueBase):
     """
 
     __slots__ = ("__weakref__",)
+    __class_getitem__ = classmethod(type(list[int]))
 
     def __new__(cls, maxsize=0, withfd=False):
         return super().__new__(cls, maxsize, withfd)

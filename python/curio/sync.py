@@ -395,6 +395,7 @@ class Result:
     """
 
     __slots__ = ("_event", "_exception", "_traceback", "_value", "__weakref__")
+    __class_getitem__ = classmethod(type(list[int]))
 
     def __init__(self):
         self._event = Event(_of_result=True)
@@ -510,6 +511,7 @@ class UniversalResult:
     """
 
     __slots__ = ("_event", "_exception", "_traceback", "_value", "__weakref__")
+    __class_getitem__ = classmethod(type(list[int]))
 
     def __init__(self):
         self._event = UniversalEvent(_of_result=True)

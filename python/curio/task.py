@@ -29,6 +29,7 @@ class Task(_curio.TaskBase):
     """
 
     __slots__ = ("__weakref__",)
+    __class_getitem__ = classmethod(type(list[int]))
 
     def __str__(self):
         filename, lineno = self.where()
