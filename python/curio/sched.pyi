@@ -1,0 +1,23 @@
+from typing import Any
+
+from typing_extensions import Self
+
+from . import _curio
+from .sync import Statistics
+
+__all__ = ["SchedBarrier", "SchedBase", "SchedFIFO"]
+
+class SchedBase:
+    def __len__(self) -> int: ...
+    async def suspend(self, reason: str = "SUSPEND") -> Any: ...
+    async def wake(self, n: int = 1) -> Any: ...
+
+class _Native(SchedBase, _curio.SchedLine):
+    def __len__(self) -> int: ...
+    def statistics(self) -> Statistics: ...
+
+class SchedFIFO(_Native):
+    def __new__(cls) -> Self: ...
+
+class SchedBarrier(_Native):
+    def __new__(cls) -> Self: ...
