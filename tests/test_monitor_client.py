@@ -941,6 +941,18 @@ def test_terminal_is_restored_after_a_deadly_signal(place, number, typed):
     terminal.ends(128 + number)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_two_signals_at_once(place, number):
+    """The second finds the exception of the first on its way; the first decides."""
+    place.monitor()
+    terminal = place.terminal()
+    terminal.at_prompt()
+    time.sleep(0.1)  # until it waits
+    for one in signal.SIGSTOP, number, signal.SIGURG, signal.SIGCONT:
+        terminal.process.send_signal(one)
+    terminal.ends(128 + number)
+
+
 def test_terminal_goes_away(place):
     monitor = place.monitor()
     terminal = place.terminal()

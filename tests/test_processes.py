@@ -544,6 +544,7 @@ def test_deaths_at_random_under_load(kernel, limit):
     limit(4)
     random_ = random.Random(7)
     outcomes = {"result": 0, "death": 0}
+    killed = set()
 
     async def calls(first):
         for n in range(first, first + 40):
@@ -563,10 +564,13 @@ def test_deaths_at_random_under_load(kernel, limit):
             with pool._lock:
                 pids = sorted(worker.pid for worker in pool._all)
             if pids:
+                pid = random_.choice(pids)
                 try:
-                    os.kill(random_.choice(pids), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
+                else:
+                    killed.add(pid)
 
     async def main():
         kills = await curio.spawn(killer)
@@ -574,6 +578,12 @@ def test_deaths_at_random_under_load(kernel, limit):
         for task in tasks:
             await task.join()
         await kills.cancel()
+        # The last of them may not have died yet, and would take the next call with it.
+        for pid in killed:
+            try:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            except ChildProcessError:
+                pass  # waited for by the pool
         assert await run(crunch.add, 1, 2) == 3
 
     kernel.run(main)

@@ -316,7 +316,7 @@ class Connection:
 
     First comes the greeting, which is an answer to no question. While `answering` is true,
     an answer has not been read to its end. After `deadline`, if there is one, everything
-    raises TimeoutError.
+    raises TimeoutError. `ended` is what the session has heard of the server's end.
     """
 
     def __init__(self, target, deadline=None):
@@ -324,6 +324,7 @@ class Connection:
         self.deadline = deadline
         self.answering = True
         self.closed = False
+        self.ended = False
         self._data = bytearray()
         self._line_begins = True
         if isinstance(target, tuple):
@@ -516,6 +517,10 @@ class Session:
         except _Closed:
             print()
             raise
+        except SystemError as error:
+            # Of signals that come at once, `input` may have the second handled while what the
+            # first has raised is on its way, which Python takes for a fault of the handler.
+            raise error.__cause__ from None
 
     def _leave(self, line):
         self._leaving = True
@@ -591,6 +596,7 @@ class Session:
         except ValueError:  # closed already
             return
         poll.poll()
+        connection.ended = True
         while not connection.closed:
             signal.pthread_kill(main_thread, signal.SIGURG)
             time.sleep(0.05)
@@ -598,7 +604,8 @@ class Session:
     def _interrupt_input(self, number, frame):
         # Only there: elsewhere the main thread finds out by itself, and in the completer,
         # which the line editor calls, an exception would be lost.
-        if frame is not None and frame.f_code is Session._line.__code__ and not self._ending:
+        inside = frame is not None and frame.f_code is Session._line.__code__
+        if inside and self._connection.ended and not self._ending:
             raise _Closed
 
     # Tab.
