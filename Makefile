@@ -77,7 +77,7 @@ docs: $(VENV)/.tools ## the Rust documentation, its warnings are errors
 stubs: $(VENV)/.extension ## do the type stubs agree with the built package, and help its users?
 	$(PY) -m mypy.stubtest curio \
 	    $(if $(wildcard tests/stubtest-allow.txt),--allowlist tests/stubtest-allow.txt)
-	$(PY) -m mypy --strict --no-error-summary tests/typed.py
+	$(PY) -m mypy --strict --no-error-summary tests/typed.py examples
 
 .PHONY: fmt
 fmt: $(VENV)/.tools ## format all files
@@ -173,6 +173,11 @@ valgrind: ## the crate's tests under Valgrind: invalid accesses and lost memory
 semver: ## does the crate break what it has promised since BASE=tag?
 	@cargo semver-checks --version >/dev/null 2>&1 || cargo install cargo-semver-checks
 	cargo semver-checks -p curio --baseline-rev $(or $(BASE),$(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD))
+
+.PHONY: pyright
+pyright: $(VENV)/.extension ## what a second type checker, which editors use, says of the stubs
+	$(PY) -m pip install --group pyright
+	$(PY) -m basedpyright
 
 .PHONY: wheels
 wheels: $(VENV)/.tools ## a wheel in dist/ for each Python found on this machine

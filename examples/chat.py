@@ -9,15 +9,19 @@ Start:  python examples/chat.py [PORT]        then, in several terminals:  nc lo
 import sys
 
 import curio
+from curio.io import Socket, SocketStream
 
 WAITING = 100  # lines that a listener may be behind before it is dropped
 
 
-class Room:
-    def __init__(self):
-        self.listeners = {}
+Lines = curio.Queue[bytes]
 
-    async def say(self, speaker, text):
+
+class Room:
+    def __init__(self) -> None:
+        self.listeners: dict[str, tuple[Lines, curio.Task[None]]] = {}
+
+    async def say(self, speaker: str, text: str) -> None:
         for name, (lines, task) in list(self.listeners.items()):
             if name == speaker:
                 continue
@@ -26,10 +30,10 @@ class Room:
             else:
                 await lines.put(f"{speaker}: {text}\n".encode())
 
-    async def client(self, sock, address):
+    async def client(self, sock: Socket, address: tuple[str, int]) -> None:
         name = f"{address[0]}:{address[1]}"
         stream = sock.as_stream()
-        lines = curio.Queue(WAITING)
+        lines = Lines(WAITING)
         self.listeners[name] = lines, await curio.current_task()
         try:
             await self.say(name, "has come")
@@ -41,14 +45,14 @@ class Room:
             del self.listeners[name]
             await self.say(name, "has left")
 
-    async def speak(self, name, stream):
+    async def speak(self, name: str, stream: SocketStream) -> None:
         try:
             async for line in stream:
                 await self.say(name, line.decode(errors="replace").rstrip())
         except ConnectionError:
             pass
 
-    async def hear(self, lines, stream):
+    async def hear(self, lines: Lines, stream: SocketStream) -> None:
         try:
             while True:
                 await stream.write(await lines.get())
@@ -56,7 +60,7 @@ class Room:
             pass  # The listener has gone; whoever reads from it sees that, too.
 
 
-async def main(port):
+async def main(port: int) -> None:
     server = curio.create_server("127.0.0.1", port, Room().client)
     print("Chatting at", server.address, flush=True)
     await server.serve_forever()

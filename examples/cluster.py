@@ -9,24 +9,26 @@ Start:  pip install distributed
 
 import logging
 import sys
+from concurrent.futures import Executor
+from typing import Any
 
 import curio
 
 
-def fib(n):
+def fib(n: int) -> int:
     return 1 if n <= 2 else fib(n - 1) + fib(n - 2)
 
 
-def connect(address):
+def connect(address: str | None) -> Any:
     from distributed import Client
 
     if address is not None:
         return Client(address)
-    options = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    options: dict[str, Any] = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
     return Client(n_workers=2, threads_per_worker=1, **options)
 
 
-async def count():
+async def count() -> None:
     seconds = 0
     while True:
         await curio.sleep(1)
@@ -34,7 +36,7 @@ async def count():
         print(f"{seconds} s, and still here")
 
 
-async def main(address=None):
+async def main(address: str | None = None) -> None:
     # To connect and to close is to wait, and Dask's calls wait in their thread.
     client = await curio.run_in_thread(connect, address)
     try:
@@ -45,7 +47,7 @@ async def main(address=None):
             await curio.run_in_thread(client.cluster.close)
 
 
-async def compute(executor):
+async def compute(executor: Executor) -> None:
     counter = await curio.spawn(count, daemon=True)
     tasks = [await curio.spawn(curio.run_in_executor, executor, fib, n) for n in range(20, 28)]
     for n, task in enumerate(tasks, 20):
@@ -59,4 +61,4 @@ async def compute(executor):
 
 
 if __name__ == "__main__":
-    curio.run(main, *sys.argv[1:])
+    curio.run(main(*sys.argv[1:]))

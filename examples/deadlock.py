@@ -10,14 +10,14 @@ from curio.debug import locker
 pen, paper = curio.Lock(), curio.Lock()
 
 
-async def writer():
+async def writer() -> None:
     async with paper:
         await curio.sleep(0.01)
         async with pen:
             print("written")
 
 
-async def main():
+async def main() -> None:
     locker(pen, paper)
     task = await curio.spawn(writer)
     await task.join()

@@ -19,17 +19,18 @@ import time
 
 import curio
 from curio import socket
+from curio.io import Socket
 
 MESSAGE = b"x" * 1024
 TTY = sys.stdout.isatty()
 COLOUR = TTY and "NO_COLOR" not in os.environ
 
 
-def paint(code, text):
+def paint(code: str, text: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if COLOUR else text
 
 
-def title(text):
+def title(text: str) -> None:
     print("\n" + paint("1", text))
 
 
@@ -41,15 +42,15 @@ class Story:
 
     colours = {"parent": "36", "kid": "33"}
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.start = time.monotonic()
 
-    def __call__(self, who, text):
+    def __call__(self, who: str, text: str) -> None:
         seconds = time.monotonic() - self.start
         print(f"  {seconds:4.1f} s  {paint(self.colours[who], f'{who:6}')}  {text}", flush=True)
 
 
-async def kid(say):
+async def kid(say: Story) -> None:
     say("kid", "Building a space ship. This takes 1000 seconds.")
     try:
         await curio.sleep(1000)
@@ -60,14 +61,14 @@ async def kid(say):
         raise
 
 
-async def countdown(say, n):
+async def countdown(say: Story, n: int) -> None:
     while n > 0:
         say("parent", f"{n} ...")
         await curio.sleep(0.4)
         n -= 1
 
 
-async def parent():
+async def parent() -> None:
     say = Story()
     kid_task = await curio.spawn(kid(say))
     await curio.sleep(0.8)
@@ -89,16 +90,16 @@ async def parent():
 class Server:
     """Echoes whatever comes, and counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.connections = 0
         self.requests = 0
 
-    async def accept(self, sock):
+    async def accept(self, sock: Socket) -> None:
         while True:
             client, _ = await sock.accept()
             await curio.spawn(self.echo(client))
 
-    async def echo(self, client):
+    async def echo(self, client: Socket) -> None:
         self.connections += 1
         async with client:
             try:
@@ -110,7 +111,7 @@ class Server:
         self.connections -= 1
 
 
-def show(server, rate):
+def show(server: Server, rate: float) -> None:
     line = f"  {server.connections:4} connections   {rate:9,.0f} requests/s"
     if TTY:
         print("\r" + line, end="", flush=True)
@@ -118,7 +119,7 @@ def show(server, rate):
         print(line, flush=True)
 
 
-async def serve(clients, seconds):
+async def serve(clients: int, seconds: float) -> tuple[int, str]:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.bind(("127.0.0.1", 0))
     sock.listen(1024)
@@ -139,7 +140,7 @@ async def serve(clients, seconds):
     return driver.returncode, report
 
 
-async def watch(server, driver):
+async def watch(server: Server, driver: subprocess.Popen[str]) -> None:
     """Shows the rate twice a second until the clients' process has ended."""
     then, seen = time.monotonic(), 0
     while driver.poll() is None:
@@ -155,7 +156,7 @@ async def watch(server, driver):
 # --- the clients (a process of their own) -------------------------------------------------
 
 
-async def client(port, deadline):
+async def client(port: int, deadline: float) -> int:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     done = 0
     async with sock:
@@ -166,7 +167,7 @@ async def client(port, deadline):
     return done
 
 
-async def request(sock):
+async def request(sock: Socket) -> None:
     try:
         await sock.sendall(MESSAGE)
         missing = len(MESSAGE)
@@ -179,7 +180,7 @@ async def request(sock):
         sys.exit("demo: the server hung up")
 
 
-async def drive(port, clients, seconds):
+async def drive(port: int, clients: int, seconds: float) -> dict[str, float]:
     start = time.monotonic()
     tasks = [await curio.spawn(client(port, start + seconds)) for _ in range(clients)]
     requests = sum([await task.join() for task in tasks])
@@ -189,7 +190,7 @@ async def drive(port, clients, seconds):
 # --- all of it ----------------------------------------------------------------------------
 
 
-def demo(arguments):
+def demo(arguments: argparse.Namespace) -> None:
     title("Python: two tasks, a timeout, a cancellation")
     curio.run(parent())
 
@@ -209,7 +210,7 @@ def demo(arguments):
     print("\nThe same in Rust: `make demo`, or `cargo run --release --example demo`")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="What curio does, on a terminal.")
     parser.add_argument("--clients", type=int, default=100, help="client tasks (100)")
     parser.add_argument("--seconds", type=float, default=3, help="how long they work (3)")

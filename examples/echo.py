@@ -9,9 +9,12 @@ import sys
 
 import curio
 from curio import socket
+from curio.io import Socket
+
+Address = tuple[str, int]
 
 
-async def echo_client(client, address):
+async def echo_client(client: Socket, address: Address) -> None:
     print("Connection from", address)
     async with client:
         while data := await client.recv(65536):
@@ -19,7 +22,7 @@ async def echo_client(client, address):
     print("Connection closed")
 
 
-async def echo_server(address):
+async def echo_server(address: Address) -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(address)

@@ -9,9 +9,10 @@ Start:  python examples/echo_server.py [PORT]        then, elsewhere:  nc localh
 import sys
 
 import curio
+from curio.io import Socket
 
 
-async def echo_client(client, address):
+async def echo_client(client: Socket, address: tuple[str, int]) -> None:
     print("Connection from", address)
     while data := await client.recv(65536):
         await client.sendall(data)

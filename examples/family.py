@@ -10,7 +10,7 @@ import sys
 import curio
 
 
-async def kid(step):
+async def kid(step: float) -> None:
     print("Kid:    building a space ship")
     try:
         await curio.sleep(1000 * step)
@@ -23,14 +23,14 @@ async def kid(step):
         raise
 
 
-async def countdown(n, step):
+async def countdown(n: int, step: float) -> None:
     while n > 0:
         print("Parent:", n)
         await curio.sleep(step)
         n -= 1
 
 
-async def parent(step):
+async def parent(step: float) -> None:
     kid_task = await curio.spawn(kid(step))
     await curio.sleep(step)
 

@@ -9,7 +9,7 @@ import sys
 import curio
 
 
-async def countdown(n):
+async def countdown(n: int) -> None:
     while n > 0:
         print("T-minus", n)
         await curio.sleep(1)

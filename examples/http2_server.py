@@ -17,6 +17,7 @@ Start:  pip install h2
 """
 
 import argparse
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import curio
 import h2.config
@@ -24,19 +25,22 @@ import h2.connection
 import h2.events
 import h2.exceptions
 from curio import socket, ssl
+from curio.io import Socket
 
 LINGER = 2  # seconds
+
+Address = tuple[str, int]
 
 
 class Stream:
     """A request and its response. The pieces of its body arrive in a queue, None at the end."""
 
-    def __init__(self, number, headers):
+    def __init__(self, number: int, headers: dict[bytes, bytes]) -> None:
         self.number = number
         self.headers = headers
-        self.pieces = curio.Queue()
+        self.pieces = curio.Queue[h2.events.DataReceived | None]()
         self.unread = 0  # bytes that the client counts as sent, and we have not dealt with
-        self.task = None
+        self.task: curio.Task[None]
 
 
 class Connection:
@@ -46,18 +50,18 @@ class Connection:
     stream has a task that answers it.
     """
 
-    def __init__(self, sock, idle):
+    def __init__(self, sock: Socket, idle: float) -> None:
         self.sock = sock
         self.idle = idle
         self.protocol = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        self.streams = {}
+        self.streams: dict[int, Stream] = {}
         self.something_to_send = curio.Event()
         self.sent = curio.Event()  # set when the next lot has been sent
         self.window_opened = curio.Event()
 
     # --- the task of the connection, which receives ---
 
-    async def run(self):
+    async def run(self) -> None:
         self.protocol.initiate_connection()
         sender = await curio.spawn(self.send_all)
         try:
@@ -70,7 +74,7 @@ class Connection:
                 await stream.task.cancel()
             await sender.cancel()
 
-    async def receive_all(self):
+    async def receive_all(self) -> None:
         """Hand out what the client sends, until it has no more to say."""
         try:
             while data := await curio.timeout_after(self.idle, self.sock.recv, 65536):
@@ -85,8 +89,8 @@ class Connection:
         except curio.TaskTimeout:
             self.protocol.close_connection()
 
-    async def handle(self, event):
-        stream = self.streams.get(getattr(event, "stream_id", None))
+    async def handle(self, event: h2.events.Event) -> None:
+        stream = self.streams.get(getattr(event, "stream_id", 0))
         if isinstance(event, h2.events.RequestReceived):
             stream = Stream(event.stream_id, dict(event.headers))
             self.streams[stream.number] = stream
@@ -108,7 +112,7 @@ class Connection:
 
     # --- the task that sends ---
 
-    async def send_all(self):
+    async def send_all(self) -> None:
         """Send what h2 has for the client.
 
         Nobody else does: a stream's task may be cancelled at any time, and half a frame would
@@ -124,7 +128,7 @@ class Connection:
         except ConnectionError:
             pass  # The task that receives is told so, too.
 
-    async def flush(self):
+    async def flush(self) -> None:
         """Wait until everything up to now has been sent."""
         sent = self.sent
         await self.something_to_send.set()
@@ -132,7 +136,7 @@ class Connection:
 
     # --- the tasks of the streams ---
 
-    async def answer(self, stream):
+    async def answer(self, stream: Stream) -> None:
         try:
             await respond(self, stream)
         except h2.exceptions.ProtocolError:
@@ -143,7 +147,7 @@ class Connection:
             del self.streams[stream.number]
             await self.something_to_send.set()
 
-    async def receive_body(self, stream):
+    async def receive_body(self, stream: Stream) -> AsyncIterator[bytes]:
         """The pieces of a request's body.
 
         The client is allowed to send more when a piece has been dealt with, not when it has
@@ -155,30 +159,30 @@ class Connection:
             self.protocol.acknowledge_received_data(piece.flow_controlled_length, stream.number)
             await self.something_to_send.set()
 
-    def send_headers(self, stream, status, *headers):
+    def send_headers(self, stream: Stream, status: int, *headers: tuple[str, str | bytes]) -> None:
         self.protocol.send_headers(stream.number, [(":status", str(status)), *headers])
 
-    async def send_body(self, stream, data):
+    async def send_body(self, stream: Stream, data: bytes) -> None:
         """Send part of a response's body, as fast as the client takes it."""
-        data = memoryview(data)
-        while data:
+        rest = memoryview(data)
+        while rest:
             window = self.protocol.local_flow_control_window(stream.number)
             if window <= 0:
                 self.window_opened.clear()
                 await self.window_opened.wait()
                 continue
             size = min(window, self.protocol.max_outbound_frame_size)
-            self.protocol.send_data(stream.number, bytes(data[:size]))
-            data = data[size:]
+            self.protocol.send_data(stream.number, bytes(rest[:size]))
+            rest = rest[size:]
             # One frame, and it is the other streams' turn.
             await self.flush()
 
-    async def send_end(self, stream):
+    async def send_end(self, stream: Stream) -> None:
         self.protocol.end_stream(stream.number)
         await self.flush()
 
 
-async def respond(connection, stream):
+async def respond(connection: Connection, stream: Stream) -> None:
     """Answer a request."""
     method, path = stream.headers[b":method"], stream.headers.get(b":path", b"")
     if method in (b"GET", b"HEAD"):
@@ -198,7 +202,7 @@ async def respond(connection, stream):
     print(method.decode("latin-1"), path.decode("latin-1"))
 
 
-async def serve_client(sock, address, idle):
+async def serve_client(sock: Socket, address: Address, idle: float) -> None:
     # Without, a small frame would wait until the client has confirmed the one before.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
@@ -207,13 +211,18 @@ async def serve_client(sock, address, idle):
         pass  # The client has gone.
 
 
-async def serve(host, port, client_task, tls):
+async def serve(
+    host: str,
+    port: int,
+    client_task: Callable[[Socket, Address], Awaitable[None]],
+    tls: ssl.SSLContext | None,
+) -> None:
     server = curio.create_server(host, port, client_task, ssl=tls)
     print("Serving at {}://{}:{}".format("https" if tls else "http", *server.address))
     await server.serve_forever()
 
 
-def make_tls(certificate, key):
+def make_tls(certificate: str, key: str) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(certificate, key)
@@ -229,7 +238,7 @@ if __name__ == "__main__":
     parser.add_argument("--idle", type=float, default=60, help="seconds to wait for a client (60)")
     options = parser.parse_args()
 
-    async def serve_one(sock, address):
+    async def serve_one(sock: Socket, address: Address) -> None:
         await serve_client(sock, address, options.idle)
 
     try:

@@ -11,12 +11,14 @@ Start:  pip install h11
 import argparse
 import sys
 import urllib.parse
+from typing import Any
 
 import curio
 import h11
+from curio.io import Socket
 
 
-async def receive(sock, protocol):
+async def receive(sock: Socket, protocol: h11.Connection) -> Any:
     """The next event of the protocol, as soon as enough has come for one."""
     while (event := protocol.next_event()) is h11.NEED_DATA:
         protocol.receive_data(await sock.recv(65536))
@@ -27,7 +29,7 @@ class BadURL(Exception):
     pass
 
 
-def parse(url):
+def parse(url: str) -> tuple[str, int, h11.Request]:
     """The host and port of a URL, and the request to make there."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -44,7 +46,7 @@ def parse(url):
     return host, port, request
 
 
-async def get(url):
+async def get(url: str) -> tuple[h11.Response, bytes]:
     """Fetch a URL; return the response's head and its body."""
     host, port, request = parse(url)
     protocol = h11.Connection(h11.CLIENT)
@@ -59,7 +61,7 @@ async def get(url):
     return response, bytes(body)
 
 
-async def describe(url, limit):
+async def describe(url: str, limit: float) -> tuple[bool, str]:
     """Fetch a URL; return whether that went well, and what to say about it."""
     try:
         response, body = await curio.timeout_after(limit, get(url))
@@ -71,7 +73,7 @@ async def describe(url, limit):
     return True, f"{url}: {response.status_code} {reason}, {len(body)} bytes"
 
 
-async def main(urls, limit):
+async def main(urls: list[str], limit: float) -> int:
     tasks = [await curio.spawn(describe(url, limit)) for url in urls]
     failures = 0
     for task in tasks:

@@ -11,14 +11,15 @@ import sys
 
 import curio
 from curio import ssl
+from curio.io import Socket
 
 
-async def echo(client, address):
+async def echo(client: Socket, address: tuple[str, int]) -> None:
     async for line in client.as_stream():
         await client.sendall(line)
 
 
-async def main(certificate, key):
+async def main(certificate: str, key: str) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     server = curio.create_server("127.0.0.1", 0, echo, ssl=context)
@@ -37,4 +38,4 @@ async def main(certificate, key):
 
 
 if __name__ == "__main__":
-    curio.run(main, *sys.argv[1:3])
+    curio.run(main(*sys.argv[1:3]))

@@ -5,10 +5,11 @@ Start:  python examples/udp_echo.py
 """
 
 import curio
+from curio.io import Socket
 from curio.socket import AF_INET, SOCK_DGRAM, socket
 
 
-async def echo(sock):
+async def echo(sock: Socket) -> None:
     dropped = False
     while True:
         data, address = await sock.recvfrom(2000)
@@ -19,7 +20,7 @@ async def echo(sock):
         await sock.sendto(data, address)
 
 
-async def ask(sock, address, question):
+async def ask(sock: Socket, address: tuple[str, int], question: bytes) -> bytes:
     for attempt in range(1, 6):
         await sock.sendto(question, address)
         try:
@@ -31,7 +32,7 @@ async def ask(sock, address, question):
     raise TimeoutError("the server does not answer")
 
 
-async def main():
+async def main() -> None:
     server, client = socket(AF_INET, SOCK_DGRAM), socket(AF_INET, SOCK_DGRAM)
     async with server, client:
         server.bind(("127.0.0.1", 0))

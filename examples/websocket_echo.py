@@ -16,15 +16,19 @@ Start:  pip install wsproto
 """
 
 import argparse
+from collections.abc import Awaitable, Callable
 
 import curio
 import wsproto
 import wsproto.events
 import wsproto.utilities
 from curio import socket
+from curio.io import Socket
 from wsproto.frame_protocol import CloseReason
 
 LARGEST_MESSAGE = 16 * 2**20
+
+Address = tuple[str, int]
 
 
 class HungUp(Exception):
@@ -34,13 +38,13 @@ class HungUp(Exception):
 class WebSocket:
     """A conversation in messages, str or bytes, with one client."""
 
-    def __init__(self, sock, idle):
+    def __init__(self, sock: Socket, idle: float) -> None:
         self.sock = sock
         self.idle = idle
         self.protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
         self.events = self.protocol.events()
 
-    async def receive_event(self):
+    async def receive_event(self) -> wsproto.events.Event:
         """The next event, as soon as enough has come for one."""
         asked = False
         while (event := next(self.events, None)) is None:
@@ -58,19 +62,20 @@ class WebSocket:
             self.events = self.protocol.events()
         return event
 
-    async def send_event(self, event):
+    async def send_event(self, event: wsproto.events.Event) -> None:
         data = self.protocol.send(event)
         try:
             await curio.timeout_after(self.idle, self.sock.sendall, data)
         except curio.TaskTimeout:
             raise HungUp from None
 
-    async def accept(self):
+    async def accept(self) -> bool:
         """Agree to talk; return whether it was for a WebSocket that the client came."""
         try:
             await self.receive_event()
         except wsproto.utilities.RemoteProtocolError as error:
-            await self.send_event(error.event_hint)
+            if error.event_hint is not None:
+                await self.send_event(error.event_hint)
             return False
         except UnicodeError:  # The name of the host is none.
             await self.send_event(wsproto.events.RejectConnection())
@@ -78,7 +83,7 @@ class WebSocket:
         await self.send_event(wsproto.events.AcceptConnection())
         return True
 
-    async def receive(self):
+    async def receive(self) -> str | bytes | None:
         """The next message, put together from its fragments; None when the client closes."""
         fragments, size = [], 0
         while True:
@@ -90,7 +95,8 @@ class WebSocket:
                     await self.close(CloseReason.MESSAGE_TOO_BIG)
                     return None
                 if event.message_finished:
-                    return event.data[:0].join(fragments)
+                    whole: str | bytes = event.data[:0].join(fragments)
+                    return whole
             elif isinstance(event, wsproto.events.Ping):
                 await self.send_event(event.response())
             elif isinstance(event, wsproto.events.CloseConnection):
@@ -98,22 +104,22 @@ class WebSocket:
                 await self.send_event(event.response())
                 return None
 
-    async def send(self, message):
+    async def send(self, message: str | bytes) -> None:
         if isinstance(message, str):
             await self.send_event(wsproto.events.TextMessage(message))
         else:
             await self.send_event(wsproto.events.BytesMessage(message))
 
-    async def close(self, code=CloseReason.NORMAL_CLOSURE):
+    async def close(self, code: int = CloseReason.NORMAL_CLOSURE) -> None:
         await self.send_event(wsproto.events.CloseConnection(code))
 
 
-async def echo(websocket):
+async def echo(websocket: WebSocket) -> None:
     while (message := await websocket.receive()) is not None:
         await websocket.send(message)
 
 
-async def serve_client(sock, address, idle):
+async def serve_client(sock: Socket, address: Address, idle: float) -> None:
     # Without, a small message would wait until the client has confirmed the one before.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     websocket = WebSocket(sock, idle)
@@ -127,7 +133,7 @@ async def serve_client(sock, address, idle):
         print("Connection lost")
 
 
-async def hang_up(sock):
+async def hang_up(sock: Socket) -> None:
     """End a connection so that the client reads the last words.
 
     A socket that is closed with input unread resets the connection, and what was on its way to
@@ -139,7 +145,9 @@ async def hang_up(sock):
             pass
 
 
-async def serve(host, port, client_task):
+async def serve(
+    host: str, port: int, client_task: Callable[[Socket, Address], Awaitable[None]]
+) -> None:
     server = curio.create_server(host, port, client_task)
     print("Serving at ws://{}:{}".format(*server.address))
     await server.serve_forever()
@@ -151,7 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--idle", type=float, default=30, help="seconds to wait for a client (30)")
     options = parser.parse_args()
 
-    async def serve_one(sock, address):
+    async def serve_one(sock: Socket, address: Address) -> None:
         await serve_client(sock, address, options.idle)
 
     try:

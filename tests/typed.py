@@ -24,6 +24,38 @@ async def consume(queue: Queue[int]) -> None:
         await queue.task_done()
 
 
+async def primitives() -> None:
+    event, lock, rlock, slots = curio.Event(), curio.Lock(), curio.RLock(), curio.Semaphore(2)
+    async with lock, rlock, slots:
+        await event.set()
+    condition = curio.Condition(lock)
+    async with condition:
+        assert_type(await condition.wait_for(event.is_set), bool)
+    result: curio.Result[int] = curio.Result()
+    assert_type(await result.unwrap(), int)
+    both = curio.UniversalQueue[str]()
+    await both.put("x")
+    print(await both.get())
+    flag = curio.UniversalEvent()
+    await flag.wait()
+    async with curio.SignalSet(2) as signals:
+        assert_type(await signals.wait(), int)
+
+
+def area(width: int, height: int) -> int:
+    return width * height
+
+
+async def elsewhere() -> None:
+    working = await curio.spawn(curio.run_in_process, area, 2, 3)
+    await working.cancel()
+    assert_type(await curio.run_in_process(len, "abc"), int)
+    assert_type(await curio.run_in_process(int, "ff", base=16), int)
+    assert_type(await curio.timeout_after(1, curio.run_in_thread, len, "abc"), int)
+    process = await curio.run_in_thread(len, "abc", call_on_cancel=print)
+    assert_type(process, int)
+
+
 async def main() -> str:
     task = await curio.spawn(square, 7)
     assert_type(task, Task[int])

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from typing_extensions import ParamSpec
+from typing_extensions import ParamSpec, TypeVarTuple, Unpack
 
 from .errors import CurioError
 
@@ -22,6 +22,7 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 MAX_WORKER_THREADS: int
 MAX_WORKER_PROCESSES: int
@@ -42,12 +43,20 @@ async def block_in_thread(
     **kwargs: Any,
 ) -> _T: ...
 def is_abandoned() -> bool: ...
+@overload
+async def run_in_process(callable: Callable[[Unpack[_Ts]], _T], /, *args: Unpack[_Ts]) -> _T: ...
+@overload
 async def run_in_process(
     callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
 ) -> _T: ...
 
 run_cpu_bound = run_in_process
 
+@overload
+async def run_in_executor(
+    exc: Executor, callable: Callable[[Unpack[_Ts]], _T], /, *args: Unpack[_Ts]
+) -> _T: ...
+@overload
 async def run_in_executor(
     exc: Executor, callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
 ) -> _T: ...
