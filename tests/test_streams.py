@@ -75,7 +75,10 @@ async def outcome(operation):
 
 
 async def fill(stream, piece=b"x" * 5000):
-    """Writes until the system takes no more; how much the stream has accepted."""
+    """Writes until the system takes no more, and the stream keeps the rest of a piece.
+
+    Returns how much the stream has accepted.
+    """
     count = 0
 
     async def writes():
@@ -83,6 +86,8 @@ async def fill(stream, piece=b"x" * 5000):
         while True:
             await stream.write(piece)
             count += len(piece)
+            # A piece at a time goes to the system: of many it may take all, but not the next.
+            await curio.sleep(0)
 
     task = await curio.spawn(outcome(writes()))
     await until_blocked(task)
