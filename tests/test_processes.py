@@ -894,9 +894,10 @@ def test_many_calls_leave_nothing(kernel, limit):
             assert await run(crunch.add, n, 1) == n + 1
 
     kernel.run(calls, 10)
-    before = counts()
+    threads, *rest = counts()
     kernel.run(calls, 10_000)
-    assert counts() == before
+    threads_now, *rest_now = counts()
+    assert rest_now == rest and threads_now <= threads  # those of earlier tests may end
 
 
 def test_workers_that_die_leave_nothing(kernel, limit, file):

@@ -23,6 +23,7 @@ from signal import SIGUSR1, SIGUSR2
 
 import curio
 import pytest
+from curio._curio import look_at_timers
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
@@ -37,12 +38,6 @@ async def turns(count=8):
     """Lets all ready tasks run, a few times."""
     for _ in range(count):
         await curio.sleep(0)
-
-
-async def notice():
-    """Makes the kernel look at the clock, without anybody else running."""
-    with pytest.raises(curio.TaskTimeout):
-        await curio.timeout_after(0, curio.check_cancellation)
 
 
 def compute_until(deadline):
@@ -506,7 +501,7 @@ class Victim:
             self.look_at_the_clock()
             if not self.early:
                 compute_until(self.task.timeout)
-                await notice()
+                look_at_timers()
 
     @property
     def told(self):
@@ -677,7 +672,7 @@ def test_sleep_that_is_over_before_its_task_sees_that_the_limit_was(kernel):
         start = time.monotonic()
         task = await curio.spawn(victim())
         compute_until(start + 0.003)
-        await notice()
+        look_at_timers()
         compute_until(start + 0.006)
         return await task.join()
 
@@ -1305,7 +1300,7 @@ class Case:
             elif name == "expire":
                 self.check_time()
                 compute_until(self.deadlines.pop(number))
-                await notice()
+                look_at_timers()
             model.act(name, number)
             if not (name == "give" and self.scene.switches):
                 self.compare(model, f"after act {place}")

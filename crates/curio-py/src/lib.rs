@@ -174,6 +174,7 @@ fn _curio(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<group::TaskGroupBase>()?;
     module.add_class::<testing::Testing>()?;
     module.add_class::<testing::NetworkBase>()?;
+    module.add_function(wrap_pyfunction!(testing::look_at_timers, module)?)?;
     module.add_function(wrap_pyfunction!(testing::network, module)?)?;
     module.add_function(wrap_pyfunction!(testing::simulated_address, module)?)?;
     module.add_class::<universal::UniversalQueueBase>()?;

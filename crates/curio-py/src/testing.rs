@@ -199,6 +199,12 @@ pub(crate) fn network(py: Python<'_>) -> Option<Py<NetworkBase>> {
     Py::new(py, NetworkBase(Attached::new(network))).ok()
 }
 
+/// Has the running kernel fire what is due, in the middle of a turn: for tests of orders.
+#[pyfunction]
+pub(crate) fn look_at_timers() {
+    curio::testing::look_at_timers();
+}
+
 /// The address in the name of a socket of a network, which has a zero before it.
 #[pyfunction]
 pub(crate) fn simulated_address(name: &[u8]) -> Option<(String, u16)> {

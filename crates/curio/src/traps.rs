@@ -139,7 +139,6 @@ impl<T: Trap + Unpin> Future for Wait<T> {
         let waker = cx.waker();
         let foreign = (!kernel::is_own(waker)).then(|| waker.clone());
         let result = core.with_state(|state| {
-            // What is due is fired while the interrupt is looked for: this wait perhaps, too.
             let kept = this.trap.keeps() && state.fired(wait);
             let result = if kept || state.fired_first(wait) {
                 Ok(())

@@ -3,12 +3,12 @@
 //! All on the virtual clock, where a deadline is met to the nanosecond; so the tests
 //! can also say *when* something has ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use curio::sync::Event;
-use curio::testing::virtual_kernel;
+use curio::testing::{look_at_timers, virtual_kernel};
 use curio::{
     Error, Result, check_cancellation, clock, disable_cancellation, ignore_after, sleep, spawn,
     timeout_after,
@@ -419,8 +419,8 @@ fn deadlines_are_not_rounded() {
     });
 }
 
-/// The look for an interrupt fires what is due, the very wait among it; its timer was then removed
-/// a second time, and with it perhaps another's.
+/// A wait was fired when its task had been woken by its limit, and had not run yet; its timer was then
+/// removed a second time, and with it perhaps another's.
 #[test]
 fn a_sleep_is_over_before_its_task_sees_that_its_limit_was() {
     let compute_until = |start: Instant, milliseconds| {
@@ -433,8 +433,9 @@ fn a_sleep_is_over_before_its_task_sees_that_its_limit_was() {
         sleep(Duration::ZERO).await?;
         compute_until(start, 12);
         // The kernel sees that the limit is over, and then the sleep is over, too.
-        ignore_after(Duration::ZERO, async { check_cancellation() }).await?;
+        look_at_timers();
         compute_until(start, 30);
+        look_at_timers();
         victim.join().await
     });
     assert_eq!(expired.unwrap(), None);
@@ -463,4 +464,36 @@ fn a_kernel_that_is_late_meets_deadlines_in_their_order() {
         waiter.join().await
     });
     assert!(result.is_ok(), "{result:?}");
+}
+
+/// A task that its limit had woken saw, before it went on, that its sleep was over as well, and
+/// was made ready for that in the middle of its turn: before the task that it woke then.
+#[test]
+fn whoever_comes_late_still_lets_those_go_first_that_it_wakes() {
+    let order = curio::run(async {
+        let (event, order) = (Rc::new(Event::new()), Rc::new(RefCell::new(Vec::new())));
+        let waiter = spawn({
+            let (event, order) = (event.clone(), order.clone());
+            async move {
+                event.wait().await?;
+                order.borrow_mut().push("waiter");
+                Ok(())
+            }
+        });
+        let setter = spawn({
+            let order = order.clone();
+            async move {
+                assert!(ignore_after(ms(1), sleep(ms(2))).await?.is_none());
+                event.set().await?;
+                order.borrow_mut().push("setter");
+                Ok(())
+            }
+        });
+        sleep(Duration::ZERO).await?;
+        std::thread::sleep(ms(5));
+        setter.join().await?;
+        waiter.join().await?;
+        Ok(order.take())
+    });
+    assert_eq!(order.unwrap(), ["waiter", "setter"]);
 }

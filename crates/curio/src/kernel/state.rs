@@ -447,7 +447,7 @@ impl State {
     }
 
     /// Fires what is due at `now`.
-    pub(super) fn expire(&mut self, now: u64) {
+    pub(crate) fn expire(&mut self, now: u64) {
         while let Some(expiry) = self.timers.pop_due(now) {
             match expiry {
                 Expiry::Wait(wait) => self.fire(wait),
@@ -575,6 +575,26 @@ impl State {
         let task = cell.task;
         self.wake_later.extend(cell.waker.clone());
         self.prod(task, Some(key));
+    }
+
+    /// Expires the timeouts from `innermost` on whose deadlines have passed since the kernel has
+    /// looked at the timers, first the first. What else is due is left to the kernel: in the middle
+    /// of a turn it would put tasks before those that this one is about to wake, or this one itself.
+    fn expire_around(&mut self, innermost: TimeoutKey, now: u64) {
+        while let Some(key) = self.first_due_around(innermost, now) {
+            let timer = self.timeouts[key.0 as usize].timer.take().expect("it is due");
+            self.timers.remove(timer);
+            self.expire_timeout(key);
+        }
+    }
+
+    fn first_due_around(&self, innermost: TimeoutKey, now: u64) -> Option<TimeoutKey> {
+        let cell = |key: TimeoutKey| &self.timeouts[key.0 as usize];
+        std::iter::successors(Some(innermost), |&key| cell(key).outer)
+            .filter(|&key| {
+                cell(key).timer.is_some() && cell(key).deadline.is_some_and(|at| at <= now)
+            })
+            .min_by_key(|&key| (cell(key).deadline, cell(key).serial))
     }
 
     /// The limits around what a task does, innermost first; `None` if a shield is among them.
@@ -718,10 +738,12 @@ impl State {
             return Some(Error::new(ErrorKind::Cancelled(cancellation)));
         }
         let timeout = timeout?;
-        // The kernel may not have looked at the timers since a deadline has passed.
         let nearest = self.timeouts[timeout.0 as usize].nearest;
-        if nearest.is_some_and(|deadline| deadline <= clock()) {
-            self.expire(clock());
+        if let Some(deadline) = nearest {
+            let now = clock();
+            if deadline <= now {
+                self.expire_around(timeout, now);
+            }
         }
         self.take_timeout(timeout).map(|(owner, own)| {
             let cell = &self.timeouts[owner.0 as usize];

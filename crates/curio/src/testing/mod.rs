@@ -27,7 +27,7 @@
 mod interrupt;
 mod network;
 
-use crate::kernel::{Builder, Epoll, Kernel, Poller, VirtualClock, VirtualPoller};
+use crate::kernel::{self, Builder, Epoll, Kernel, Poller, VirtualClock, VirtualPoller};
 
 #[doc(hidden)]
 pub use crate::sync::Watch;
@@ -54,6 +54,12 @@ fn build(builder: Builder, network: Option<Network>) -> Kernel {
     // Miri knows nothing of epoll.
     let descriptors = if cfg!(miri) { None } else { Epoll::new().ok() };
     on_virtual_time(builder, descriptors, network).build().expect("all of its parts are given")
+}
+
+/// Has the kernel that runs here fire what is due, which it does otherwise between two turns.
+#[doc(hidden)]
+pub fn look_at_timers() {
+    kernel::with_current(|core| core.with_state(|state| state.expire(core.now())));
 }
 
 /// The kernel is to run on a virtual clock, and find what happens to descriptors through `poller`.
