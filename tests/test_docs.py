@@ -47,6 +47,14 @@ def test_the_readme_prints_what_it_says(tmp_path):
         assert program.output == said
 
 
+def test_lines_of_examples_are_where_it_is_said():
+    frame = re.compile(r'^ *File "(examples/.*?)", line (\d+), in .*\n *(.*)$', re.M)
+    shown = [found for document in DOCUMENTS for found in frame.findall(document.read_text())]
+    assert shown
+    for name, number, line in shown:
+        assert (ROOT / name).read_text().splitlines()[int(number) - 1].strip() == line
+
+
 def documented():
     """Whatever has a docstring in the package, once, by its name."""
     seen = {}
