@@ -729,6 +729,34 @@ def test_asyncio_may_have_children_besides():
     assert results == [b"ours\n"]
 
 
+def test_ctrl_c_while_a_child_is_started_leaves_none(program):
+    """The child was there, and whoever was about to get its number was interrupted."""
+    running = program("""
+import os, signal
+import curio
+from curio import subprocess
+
+async def main():
+    await subprocess.run(["sleep", "1000"], preexec_fn=press)
+
+def press():
+    os.kill(os.getppid(), signal.SIGINT)
+
+for _ in range(10):
+    try:
+        curio.run(main)
+    except KeyboardInterrupt:
+        print("interrupted")
+    try:
+        print("left:", os.waitpid(-1, os.WNOHANG))
+    except ChildProcessError:
+        pass
+print("done")
+""")
+    running.succeed()
+    assert running.output == "interrupted\n" * 10 + "done\n"
+
+
 def test_ctrl_c_leaves_no_child(program):
     running = program("""
 import curio

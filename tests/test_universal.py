@@ -826,8 +826,10 @@ import os, threading, time
 import curio
 
 mine = curio.UniversalQueue()
-threading.Thread(target=lambda: (time.sleep(0.01), mine.put(1))).start()
+other = threading.Thread(target=lambda: (time.sleep(0.01), mine.put(1)))
+other.start()
 print(mine.get())  # the main thread's own things exist now
+other.join()
 if not (child := os.fork()):
     queue = curio.UniversalQueue()
     threading.Thread(target=lambda: (time.sleep(0.01), queue.put(2))).start()

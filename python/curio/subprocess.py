@@ -31,6 +31,7 @@ __all__ = [
 
 import codecs
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -101,7 +102,7 @@ class Popen:
         for name in "stdin", "stdout", "stderr":
             _hand_over(kwargs.get(name))
         kwargs["bufsize"] = 0  # The streams have buffers.
-        self._popen = popen = subprocess.Popen(args, **kwargs)
+        self._popen = popen = _start(args, kwargs)
         self.stdin = popen.stdin and stream(popen.stdin)
         self.stdout = popen.stdout and stream(popen.stdout)
         self.stderr = popen.stderr and stream(popen.stderr)
@@ -273,6 +274,25 @@ class Popen:
 
     def __exit__(self, *exception):
         return leave(self, "a curio Popen", exception)
+
+
+def _start(args, kwargs):
+    """Start a child. If Ctrl-C comes meanwhile, it is ended again: nobody would know of it."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return subprocess.Popen(args, **kwargs)
+    came, popen = [], None
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        popen = subprocess.Popen(args, **kwargs)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            if popen is not None:
+                with popen:
+                    popen.kill()
+            raise KeyboardInterrupt
+    return popen
 
 
 async def run(
