@@ -117,9 +117,23 @@ class Program:
         status = self.wait()
         assert (status, self.errors) == (0, ""), self.report()
 
+    def press_ctrl_c(self) -> None:
+        """Press Ctrl-C when the program waits, or has been computing for a second.
+
+        Python raises KeyboardInterrupt between any two steps: after the call of a coroutine
+        function too, where the coroutine is then said to have never been awaited.
+        """
+        deadline = time.monotonic() + 1
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while time.monotonic() < deadline:
+            if stat.read_text().rpartition(")")[2].split()[0] == "S":
+                break
+            time.sleep(0.001)
+        self.process.send_signal(signal.SIGINT)
+
     def interrupt(self) -> None:
         """Ctrl-C: the program must end by KeyboardInterrupt, and soon."""
-        self.process.send_signal(signal.SIGINT)
+        self.press_ctrl_c()
         status = self.wait(10)
         # An uncaught KeyboardInterrupt makes Python end itself by the signal.
         assert status == -signal.SIGINT, self.report()

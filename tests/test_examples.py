@@ -68,7 +68,7 @@ def test_echo(name):
         for peer in peers:
             assert hang_up(peer) == b""
         program.wait_for("Connection closed\n")
-        program.process.send_signal(signal.SIGINT)
+        program.press_ctrl_c()
         assert program.wait(10) == 0, program.report()
         assert program.lines[-1] == "Server ended"
 
@@ -144,7 +144,7 @@ def test_chat():
             vanish(program.connect(port))
             assert heard.readline().endswith(b": has come\n")
             assert heard.readline().endswith(b": has left\n")
-        program.process.send_signal(signal.SIGINT)
+        program.press_ctrl_c()
         program.succeed()
 
 

@@ -8,7 +8,6 @@ not: stop in the middle, be slow, break the rules. No test knows how long anythi
 
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -38,7 +37,7 @@ class Server(Program):
         return self.connect(self.port)
 
     def stop(self):
-        self.process.send_signal(signal.SIGINT)
+        self.press_ctrl_c()
         assert self.wait() == 0, self.report()
         assert self.lines[-1] == "Server ended", self.report()
         assert self.errors == "", self.report()
@@ -617,7 +616,7 @@ def test_http2_over_tls_with_curl(tmp_path):
         asked = [b"You asked for /%d" % n for n in range(1, 10)]
         assert sorted(answers) == [b"0"] * 8 + [b"1"] + asked
         hang_up(server.dial())
-        server.process.send_signal(signal.SIGINT)
+        server.press_ctrl_c()
         assert server.wait() == 0, server.report()
         assert server.lines[-1] == "Server ended", server.report()
 
